@@ -1,0 +1,46 @@
+/*
+ * Flow-matching samplers: x_sigma = (1 - sigma) x0 + sigma noise, the network predicts noise - x0.
+ * One table entry each: UniPC (order 2, bh2, Wan's default), DPM++ 2M, Euler.
+ * Sources: Zhao 2023 (UniPC), Lu 2022 (DPM-Solver++), as run by Wan2.1 and diffusers.
+ */
+#ifndef PIPELINE_MODELS_SCHEDULER_H
+#define PIPELINE_MODELS_SCHEDULER_H
+
+#include "../error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Which published timetable of base sigmas a UniPC run follows (they differ in the third digit). */
+enum scheduler_table {
+    SCHEDULER_TABLE_WAN,      /* 0.999 (1 - i/N) */
+    SCHEDULER_TABLE_DIFFUSERS /* 1 - 0.999 i/N, first sigma below 1: diffusers since 2026-01 */
+};
+
+struct scheduler;
+
+struct scheduler_desc {
+    const char *sampler; /* "unipc", "dpm++", "euler" */
+    int32_t steps;
+    double flow_shift;
+    enum scheduler_table table;
+};
+
+/* Comma-separated names of the samplers, for messages and --help. Static. */
+const char *scheduler_names(void);
+
+/* elements: length of the latents. Fails (usage) for an unknown sampler, steps < 1, a shift <= 0. */
+bool scheduler_create(struct scheduler **out, const struct scheduler_desc *desc, int64_t elements,
+                      struct error *error);
+void scheduler_destroy(struct scheduler *scheduler); /* accepts NULL */
+
+int32_t scheduler_steps(const struct scheduler *scheduler);
+double scheduler_sigma(const struct scheduler *scheduler, int32_t step);    /* step in [0, steps] */
+double scheduler_timestep(const struct scheduler *scheduler, int32_t step); /* what the network is told */
+
+/* Advances sample in place from step to step + 1 by the network's velocity at (sample, step). Steps in
+ * order, each once. Host float32. */
+void scheduler_advance(struct scheduler *scheduler, int32_t step, const float *velocity,
+                       float *sample);
+
+#endif

@@ -1,0 +1,56 @@
+/*
+ * The runtime's end of libdraftattn: one plan for the token grid, a workspace, and the sums over calls
+ * that the reports are made of. The network hands over tokens in block order; it asks here for the order.
+ */
+#ifndef PIPELINE_MODELS_SELF_ATTENTION_H
+#define PIPELINE_MODELS_SELF_ATTENTION_H
+
+#include "../error.h"
+
+#include <draftattn.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct self_attention;
+
+/* Sums over all calls so far; a call is one layer of one forward pass. */
+struct self_attention_report {
+    int64_t calls, dense_calls;
+    double density;        /* mean over sparse calls; 1 when there were none */
+    double density_all;    /* mean over all calls */
+    double error_median;   /* median over sparse calls and heads of the estimated error; NaN if none */
+    double error_worst;    /* the worst head, and where it was */
+    int32_t worst_layer, worst_step, worst_head;
+    double repaired_share; /* of heads in sparse calls */
+    double seconds[DRAFTATTN_STAGE_COUNT];
+};
+
+/* context stays the caller's. desc as for draftattn_plan_create(), order BLOCK. */
+bool self_attention_create(struct self_attention **out, draftattn_context *context,
+                           const draftattn_plan_desc *desc, struct error *error);
+void self_attention_destroy(struct self_attention *attention); /* accepts NULL */
+
+int64_t self_attention_tokens(const struct self_attention *attention);
+/* [tokens]: raster index of every position in block order. */
+const int64_t *self_attention_order(const struct self_attention *attention);
+int64_t self_attention_workspace_bytes(const struct self_attention *attention);
+
+/* q, k, v [tokens][heads * head_dim] at a row stride in floats, block order; o likewise. */
+bool self_attention_run(struct self_attention *attention, const draftattn_step *step, const float *q,
+                        const float *k, const float *v, int64_t qkv_stride, float *o,
+                        int64_t o_stride, struct error *error);
+
+void self_attention_report_get(const struct self_attention *attention,
+                               struct self_attention_report *report);
+/* What runs at this step, in words. */
+size_t self_attention_describe(const struct self_attention *attention, const draftattn_step *step,
+                               char *buffer, size_t size);
+
+/* Called after every run with what went in and came out, for captures and tests. NULL = off. */
+typedef void (*self_attention_tap_fn)(void *user, const draftattn_step *step, const float *q,
+                                      const float *k, const float *v, int64_t qkv_stride,
+                                      const float *o, int64_t o_stride);
+void self_attention_set_tap(struct self_attention *attention, self_attention_tap_fn tap, void *user);
+
+#endif
