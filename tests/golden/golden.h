@@ -20,6 +20,7 @@ struct golden {
     const struct ops *ops;
     struct device *device;
     draftattn_context *context; /* of the backend under test */
+    const char *model;          /* folder of the bundled model */
 };
 
 /* true = passed; else error says what differs and by how much. */

@@ -1,0 +1,185 @@
+/*
+ * What the golden tests share: opening a case, reading its tensors as float, comparing, and the rule that
+ * makes weights and inputs out of nothing but their names.
+ *
+ * The rule: element j of tensor s is a function of the 64-bit number FNV-1a(s) * 2^32 + j, mixed by
+ * splitmix64 to u in [-1, 1). Two programs in any language agree on it, so that whole random networks need
+ * no file. Refuses nothing but what checkpoint.h refuses: the cases may come from elsewhere.
+ */
+#include "golden.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool golden_open(const struct golden *golden, const char *file, struct checkpoint **out,
+                 struct error *error)
+{
+    char path[4096];
+    int length = snprintf(path, sizeof path, "%s/%s", golden->dir, file ? file : "io.safetensors");
+    if (length < 0 || (size_t)length >= sizeof path)
+        return error_set(error, "%s: the path is too long", golden->dir);
+    return checkpoint_open(out, path, error);
+}
+
+static float half_to_float(uint16_t half)
+{
+    int exponent = half >> 10 & 31;
+    int mantissa = half & 1023;
+    float sign = half & 0x8000 ? -1.0f : 1.0f;
+    if (exponent == 31)
+        return mantissa ? NAN : sign * INFINITY;
+    if (exponent == 0)
+        return sign * ldexpf((float)mantissa, -24);
+    return sign * ldexpf((float)(mantissa + 1024), exponent - 25);
+}
+
+static float bfloat_to_float(uint16_t bits)
+{
+    uint32_t wide = (uint32_t)bits << 16;
+    float value;
+    memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
+/* One element; stored data are unaligned. */
+#define LOAD(type, data, index)                                                                    \
+    memcpy(&(type), (const char *)(data) + (size_t)(index) * sizeof(type), sizeof(type))
+
+static float element(const struct stored_tensor *tensor, int64_t index)
+{
+    double f64;
+    float f32;
+    uint16_t u16;
+    int64_t i64;
+    int32_t i32;
+    switch (tensor->dtype) {
+    case STORED_F64:
+        LOAD(f64, tensor->data, index);
+        return (float)f64;
+    case STORED_F32:
+        LOAD(f32, tensor->data, index);
+        return f32;
+    case STORED_F16:
+        LOAD(u16, tensor->data, index);
+        return half_to_float(u16);
+    case STORED_BF16:
+        LOAD(u16, tensor->data, index);
+        return bfloat_to_float(u16);
+    case STORED_I64:
+        LOAD(i64, tensor->data, index);
+        return (float)i64;
+    case STORED_I32:
+        LOAD(i32, tensor->data, index);
+        return (float)i32;
+    case STORED_U8:
+        return (float)((const uint8_t *)tensor->data)[index];
+    }
+    return NAN;
+}
+
+bool golden_floats(const struct checkpoint *io, const char *name, float **out,
+                   const struct stored_tensor **info, struct error *error)
+{
+    const struct stored_tensor *tensor = checkpoint_find(io, name);
+    if (!tensor)
+        return error_set(error, "%s: has no tensor '%s'", checkpoint_path(io), name);
+    int64_t count = 1;
+    for (int i = 0; i < tensor->rank; i++)
+        count *= tensor->shape[i];
+    *out = malloc((size_t)(count ? count : 1) * sizeof **out);
+    if (!*out)
+        return error_out_of_memory(error, name, (unsigned long long)count * sizeof **out);
+    for (int64_t i = 0; i < count; i++)
+        (*out)[i] = element(tensor, i);
+    if (info)
+        *info = tensor;
+    return true;
+}
+
+bool golden_close(const char *what, const float *got, const float *want, int64_t count,
+                  double tolerance, struct error *error)
+{
+    double worst = 0;
+    int64_t at = 0;
+    for (int64_t i = 0; i < count; i++) {
+        double difference = fabs((double)got[i] - (double)want[i]);
+        if (got[i] == want[i]) /* equal infinities */
+            continue;
+        if (!(difference <= worst)) {
+            worst = difference;
+            at = i;
+            if (isnan(difference))
+                break;
+        }
+    }
+    printf(" %s %.1e/%.0e", what, worst, tolerance);
+    fflush(stdout);
+    if (worst <= tolerance)
+        return true;
+    return error_set(error, "%s: element %lld is %.9g, expected %.9g: off by %.3g, allowed %.3g",
+                     what, (long long)at, (double)got[at], (double)want[at], worst, tolerance);
+}
+
+static uint32_t fnv1a(const char *text)
+{
+    uint32_t hash = 2166136261u;
+    for (; *text; text++)
+        hash = (hash ^ (uint8_t)*text) * 16777619u;
+    return hash;
+}
+
+double golden_rule(const char *name, int64_t index)
+{
+    uint64_t z = ((uint64_t)fnv1a(name) << 32) + (uint64_t)index + 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    z = z ^ z >> 31;
+    return ldexp((double)(z >> 11), -53) * 2 - 1;
+}
+
+static bool begins(const char *text, const char *start)
+{
+    return strncmp(text, start, strlen(start)) == 0;
+}
+
+static bool ends(const char *text, const char *tail)
+{
+    size_t length = strlen(text);
+    size_t tail_length = strlen(tail);
+    return length >= tail_length && strcmp(text + length - tail_length, tail) == 0;
+}
+
+/* The value of an element is offset + scale * u. */
+static void rule_for(const char *name, const int64_t *shape, int rank, double *offset,
+                     double *scale)
+{
+    *offset = 0;
+    *scale = 1;
+    if (begins(name, "input.") || ends(name, "token_embedding.weight") ||
+        ends(name, "pos_embedding.embedding.weight"))
+        return;
+    if (ends(name, ".gamma") || (rank == 1 && ends(name, ".weight"))) {
+        *offset = 1;
+        *scale = 0.1;
+    } else if (ends(name, ".bias") || ends(name, "modulation") || ends(name, "emb_pos")) {
+        *scale = 0.1;
+    } else {
+        double inputs = 1;
+        for (int i = 1; i < rank; i++)
+            inputs *= (double)shape[i];
+        *scale = sqrt(3 / inputs);
+    }
+}
+
+void golden_rule_tensor(const char *name, const int64_t *shape, int rank, float *out)
+{
+    double offset, scale;
+    rule_for(name, shape, rank, &offset, &scale);
+    int64_t count = 1;
+    for (int i = 0; i < rank; i++)
+        count *= shape[i];
+    for (int64_t i = 0; i < count; i++)
+        out[i] = (float)(offset + scale * golden_rule(name, i));
+}
