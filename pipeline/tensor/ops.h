@@ -16,12 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum activation {
-    ACTIVATION_NONE,
-    ACTIVATION_GELU_TANH,
-    ACTIVATION_GELU_ERF,
-    ACTIVATION_SILU
-};
+enum activation { ACTIVATION_NONE, ACTIVATION_GELU_TANH, ACTIVATION_GELU_ERF, ACTIVATION_SILU };
 
 struct device; /* threads, scratch, library handles */
 struct linear; /* a packed weight and bias: y = x W^T + b */
@@ -47,6 +42,9 @@ struct ops_attention {
     const float *bias; /* NULL, or [heads][q_rows + k_rows - 1]: bias of key j for query i at index
                           j - i + q_rows - 1 (a Toeplitz band: T5's relative positions) */
     bool accumulate;   /* o += instead of o = */
+    /* NULL, or [k_rows], finite: added to the logits of every query. log(n) makes one key stand for n
+     * equal ones. */
+    const float *key_bias;
 };
 
 struct ops {
