@@ -12,7 +12,31 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum stored_dtype { STORED_F64, STORED_F32, STORED_F16, STORED_BF16, STORED_I64, STORED_I32, STORED_U8 };
+/* checkpoint_read() takes the first four; the others are listed, found and refused in words. */
+enum stored_dtype {
+    STORED_F64,
+    STORED_F32,
+    STORED_F16,
+    STORED_BF16,
+    STORED_I64,
+    STORED_I32,
+    STORED_U8,
+    STORED_U64,
+    STORED_U32,
+    STORED_I16,
+    STORED_U16,
+    STORED_I8,
+    STORED_BOOL,
+    STORED_F8_E4M3,
+    STORED_F8_E5M2,
+    STORED_OTHER /* a name this reader does not know */
+};
+/* "BF16" and so on; "?" for STORED_OTHER. Static. */
+const char *stored_dtype_name(enum stored_dtype dtype);
+/* Bytes of one element, 0 for STORED_OTHER. */
+size_t stored_dtype_size(enum stored_dtype dtype);
+/* Converts count elements of an F64, F32, F16 or BF16 array at any address; false for another dtype. */
+bool stored_to_float(enum stored_dtype dtype, const void *data, int64_t count, float *out);
 
 struct stored_tensor {
     const char *name;

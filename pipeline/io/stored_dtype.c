@@ -1,0 +1,105 @@
+/*
+ * The element types of safetensors: their names, sizes, and the way to float32. The conversions run at the
+ * speed of memory: they are plain loops that the compiler vectorises (an F16 is converted by integer and
+ * float arithmetic, so that subnormals come out right whatever the state of the FPU), and large tensors
+ * are shared among the threads.
+ */
+#include "checkpoint.h"
+
+#include "safetensors.h"
+
+#include <string.h>
+
+static const struct {
+    const char *name;
+    size_t size;
+} dtypes[] = {
+    [STORED_F64] = {"F64", 8},         [STORED_F32] = {"F32", 4},
+    [STORED_F16] = {"F16", 2},         [STORED_BF16] = {"BF16", 2},
+    [STORED_I64] = {"I64", 8},         [STORED_I32] = {"I32", 4},
+    [STORED_U8] = {"U8", 1},           [STORED_U64] = {"U64", 8},
+    [STORED_U32] = {"U32", 4},         [STORED_I16] = {"I16", 2},
+    [STORED_U16] = {"U16", 2},         [STORED_I8] = {"I8", 1},
+    [STORED_BOOL] = {"BOOL", 1},       [STORED_F8_E4M3] = {"F8_E4M3", 1},
+    [STORED_F8_E5M2] = {"F8_E5M2", 1}, [STORED_OTHER] = {"?", 0},
+};
+
+const char *stored_dtype_name(enum stored_dtype dtype)
+{
+    return dtypes[dtype].name;
+}
+
+size_t stored_dtype_size(enum stored_dtype dtype)
+{
+    return dtypes[dtype].size;
+}
+
+enum stored_dtype stored_dtype_from_name(const char *name)
+{
+    for (int i = 0; i < STORED_OTHER; i++)
+        if (strcmp(name, dtypes[i].name) == 0)
+            return (enum stored_dtype)i;
+    return STORED_OTHER;
+}
+
+static float from_bits(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static float half_to_float(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
+    uint32_t magnitude = half & 0x7fffu;
+    /* The exponent's bias grows by 112; infinity and NaN get it twice. */
+    uint32_t normal = (magnitude << 13) + (112u << 23) + (magnitude >= 0x7c00u ? 112u << 23 : 0);
+    float subnormal = (float)(int32_t)magnitude * 0x1p-24f;
+    uint32_t subnormal_bits;
+    memcpy(&subnormal_bits, &subnormal, sizeof subnormal_bits);
+    return from_bits(sign | (magnitude < 0x0400u ? subnormal_bits : normal));
+}
+
+/* Elements that one task converts: large enough to hide the cost of sharing. */
+#define SHARE 65536
+
+static void convert_range(enum stored_dtype dtype, const unsigned char *data, int64_t begin,
+                          int64_t end, float *restrict out)
+{
+    if (dtype == STORED_F32) {
+        memcpy(out + begin, data + begin * 4, (size_t)(end - begin) * 4);
+    } else if (dtype == STORED_BF16) {
+        for (int64_t i = begin; i < end; i++) {
+            uint16_t bits;
+            memcpy(&bits, data + i * 2, sizeof bits);
+            out[i] = from_bits((uint32_t)bits << 16);
+        }
+    } else if (dtype == STORED_F16) {
+        for (int64_t i = begin; i < end; i++) {
+            uint16_t bits;
+            memcpy(&bits, data + i * 2, sizeof bits);
+            out[i] = half_to_float(bits);
+        }
+    } else {
+        for (int64_t i = begin; i < end; i++) {
+            double value;
+            memcpy(&value, data + i * 8, sizeof value);
+            out[i] = (float)value;
+        }
+    }
+}
+
+bool stored_to_float(enum stored_dtype dtype, const void *data, int64_t count, float *out)
+{
+    if (dtype > STORED_BF16)
+        return false;
+    int64_t shares = count / SHARE + 1;
+#pragma omp parallel for schedule(static) if (shares > 4)
+    for (int64_t share = 0; share < shares; share++) {
+        int64_t begin = share * SHARE;
+        int64_t end = share + 1 < shares ? begin + SHARE : count;
+        convert_range(dtype, data, begin, end, out);
+    }
+    return true;
+}
