@@ -1,0 +1,12 @@
+/* The entries of ops_cpu for channels-last video; contracts in ops.h. */
+#ifndef PIPELINE_TENSOR_VIDEO_OPS_CPU_H
+#define PIPELINE_TENSOR_VIDEO_OPS_CPU_H
+
+#include "ops.h"
+
+void video_channel_norm(struct device *device, const float *x, float *y, int64_t positions,
+                        int64_t channels, const float *gamma, bool silu);
+void video_upsample2(struct device *device, const float *x, float *y, int64_t frames,
+                     int64_t height, int64_t width, int64_t channels);
+
+#endif
