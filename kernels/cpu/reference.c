@@ -3,8 +3,9 @@
  * formulas.
  *
  * One head's keys and values are gathered into block order first; they are kept as float, which
- * every storage type converts to without loss. All arithmetic is double. A row takes two passes over
- * what it sees: the largest logit, then the weighted sums; nothing is online, tiled or approximated.
+ * every storage type converts to without loss. All arithmetic is double. A row takes two passes
+ * over what it sees: the largest logit, then the weighted sums; nothing is online, tiled or
+ * approximated.
  */
 #include "reference.h"
 
