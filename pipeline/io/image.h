@@ -1,11 +1,14 @@
-/* Still images in: PNG and JPEG through stb_image, to RGB bytes. */
+/* Still images: PNG and JPEG in, PNG out, as RGB bytes. */
 #ifndef PIPELINE_IO_IMAGE_H
 #define PIPELINE_IO_IMAGE_H
 
 #include "../error.h"
+#include "output_file.h"
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#define IMAGE_MAX_SIDE 16384
 
 struct image {
     int32_t width, height;
@@ -13,7 +16,12 @@ struct image {
 };
 
 bool image_read(struct image *out, const char *path, struct error *error);
+/* Through a temporary: the file appears whole or not at all. */
 bool image_write_png(const char *path, const struct image *image, struct error *error);
 void image_free(struct image *image);
+
+/* Into the temporary of an output file that the caller commits. */
+bool image_write_png_to(const struct output_file *file, const struct image *image,
+                        struct error *error);
 
 #endif

@@ -1,0 +1,83 @@
+/*
+ * Command-line options: one table per command drives the parser, the help page and the messages.
+ *
+ *     static const struct option_spec specs[] = {
+ *         {.group = "Sampling", .name = "steps", .argument = "N", .kind = OPTION_INT,
+ *          .offset = offsetof(struct arguments, steps), .low = 1, .high = 1000,
+ *          .help = "denoising steps"},
+ *         {0},
+ *     };
+ */
+#ifndef PIPELINE_CLI_OPTIONS_H
+#define PIPELINE_CLI_OPTIONS_H
+
+#include "../error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+struct option_int {
+    bool given;
+    int64_t value;
+};
+
+struct option_real {
+    bool given;
+    double value;
+};
+
+enum option_kind {
+    OPTION_FLAG,  /* bool: true when there */
+    OPTION_TEXT,  /* const char *: points into argv */
+    OPTION_INT,   /* struct option_int, low <= value <= high */
+    OPTION_REAL,  /* struct option_real, low <= value <= high (below high where open) */
+    OPTION_SWITCH /* struct option_int: "on" = 1, "off" = 0 */
+};
+
+struct option_spec {
+    const char *group; /* heading printed before this option; NULL = the same group goes on */
+    char letter;       /* 0 = none */
+    const char *name;  /* without the dashes; NULL ends the table */
+    const char *argument;
+    enum option_kind kind;
+    size_t offset; /* in the struct that options_parse() fills */
+    double low, high;
+    bool open; /* high itself is not allowed */
+    const char *help;
+};
+
+struct command_spec {
+    const char *name;
+    const char *summary;      /* one line, as in the list of commands */
+    const char *usage;        /* what follows "draftattn NAME" */
+    const char *text;         /* paragraphs under the usage line; NULL = none */
+    const char *positional;   /* what the one positional argument is called; NULL = takes none */
+    size_t positional_offset; /* const char * */
+    const struct option_spec *options;
+};
+
+/* Fills arguments (zeroed by the caller) from argv[0 .. argc). *help is set where --help or -h stands,
+ * and the rest is not looked at. Numbers are parsed strictly; an unknown option names the nearest. */
+bool options_parse(const struct command_spec *command, int argc, char *const *argv, void *arguments,
+                   bool *help, struct error *error);
+
+/* The help page, at most 80 columns. */
+void options_print_help(const struct command_spec *command, FILE *out);
+
+/* Whole-string numbers. what ("--steps") begins the message. */
+bool parse_int(const char *what, const char *text, int64_t low, int64_t high, int64_t *out,
+               struct error *error);
+bool parse_real(const char *what, const char *text, double low, double high, bool open, double *out,
+                struct error *error);
+
+/* "832x480" */
+bool parse_size(const char *what, const char *text, int64_t low, int64_t high, int64_t *width,
+                int64_t *height, struct error *error);
+
+/* "0,1,5-7" to ascending numbers without repetition, in [0, limit). *out is malloc'd. */
+bool parse_list(const char *what, const char *text, int32_t limit, int32_t **out, int32_t *count,
+                struct error *error);
+
+#endif

@@ -1,0 +1,97 @@
+/*
+ * Still images through stb: the one file that knows it.
+ *
+ * Sides are bounded before anything is decoded, so that a header of a few bytes cannot ask for
+ * gigabytes. What stb writes goes through our own stream, because it does not report a full disk.
+ */
+#include "image.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* gcc judges unused functions at the end of the file, so that there is no going back. */
+#pragma GCC diagnostic ignored "-Wunused-function"
+#pragma GCC diagnostic ignored "-Wsign-compare"
+#pragma GCC diagnostic ignored "-Wunused-but-set-variable"
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+#define STB_IMAGE_STATIC
+#define STB_IMAGE_IMPLEMENTATION
+#define STBI_ONLY_PNG
+#define STBI_ONLY_JPEG
+#define STBI_MAX_DIMENSIONS IMAGE_MAX_SIDE
+#include <stb_image.h>
+#define STB_IMAGE_WRITE_STATIC
+#define STB_IMAGE_WRITE_IMPLEMENTATION
+#include <stb_image_write.h>
+
+bool image_read(struct image *out, const char *path, struct error *error)
+{
+    *out = (struct image){0};
+    FILE *file = fopen(path, "rb");
+    if (!file)
+        return error_set(error, "image '%s': %s", path, strerror(errno));
+    int width = 0, height = 0, channels = 0;
+    out->rgb = stbi_load_from_file(file, &width, &height, &channels, 3);
+    fclose(file);
+    if (!out->rgb)
+        return error_set(error,
+                         "image '%s': not a PNG or JPEG of at most %d x %d that can be read (%s)",
+                         path, IMAGE_MAX_SIDE, IMAGE_MAX_SIDE, stbi_failure_reason());
+    out->width = width;
+    out->height = height;
+    return true;
+}
+
+void image_free(struct image *image)
+{
+    free(image->rgb);
+    *image = (struct image){0};
+}
+
+struct png_stream {
+    FILE *file;
+    bool failed;
+};
+
+static void write_bytes(void *user, void *data, int size)
+{
+    struct png_stream *stream = user;
+    if (size < 0 || fwrite(data, 1, (size_t)size, stream->file) != (size_t)size)
+        stream->failed = true;
+}
+
+bool image_write_png_to(const struct output_file *file, const struct image *image,
+                        struct error *error)
+{
+    if (image->width < 1 || image->height < 1 || image->width > IMAGE_MAX_SIDE ||
+        image->height > IMAGE_MAX_SIDE)
+        return error_set(error, "image '%s': %d x %d pixels; a side takes 1 to %d", file->target,
+                         image->width, image->height, IMAGE_MAX_SIDE);
+    struct png_stream stream = {.file = fopen(file->temporary, "wb")};
+    if (!stream.file)
+        return error_set(error, "image '%s': %s", file->target, strerror(errno));
+    errno = 0;
+    bool ok = stbi_write_png_to_func(write_bytes, &stream, image->width, image->height, 3,
+                                     image->rgb, image->width * 3) != 0;
+    ok = ok && !stream.failed;
+    int reason = ok ? 0 : errno;
+    if (fclose(stream.file) != 0 && ok) {
+        reason = errno;
+        ok = false;
+    }
+    return ok ||
+           error_set(error, "image '%s': %s", file->target, strerror(reason ? reason : ENOMEM));
+}
+
+bool image_write_png(const char *path, const struct image *image, struct error *error)
+{
+    struct output_file file;
+    if (!output_file_create(&file, path, error))
+        return false;
+    if (image_write_png_to(&file, image, error))
+        return output_file_commit(&file, error);
+    output_file_discard(&file);
+    return false;
+}

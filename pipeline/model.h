@@ -1,0 +1,42 @@
+/* A model on disk, opened far enough to plan with: where its parts are, their shapes, its defaults. */
+#ifndef PIPELINE_MODEL_H
+#define PIPELINE_MODEL_H
+
+#include "io/model_folder.h"
+#include "models/umt5.h"
+#include "models/wan_transformer.h"
+#include "models/wan_vae.h"
+
+#define MODEL_DEFAULTS_FILE "generation_defaults.json"
+
+/* What to generate with where the user does not say: from generation_defaults.json in the model's folder,
+ * else what Wan2.1 was published with. */
+struct model_defaults {
+    int64_t width, height, frames, steps;
+    double guidance, fps;
+    double flow_shift, flow_shift_large; /* large: for more pixels than width * height */
+    char *negative_prompt;
+    char *prompt; /* an example; NULL = none */
+};
+
+struct model {
+    struct model_folder folder;
+    struct wan_transformer_config transformer;
+    struct wan_vae_config vae;
+    struct umt5_config text;
+    struct model_defaults defaults;
+};
+
+/* Reads configurations, no weights. *out is zeroed on failure. */
+bool model_open(struct model *out, const char *path, struct error *error);
+void model_close(struct model *model); /* accepts a zeroed struct */
+
+/* Opens a network's weights under diffusers' names. */
+bool model_open_weights(struct checkpoint **out, const char *path, checkpoint_rename_fn rename,
+                        struct error *error);
+
+/* Pixels and frames per latent. */
+#define MODEL_VAE_STRIDE      8
+#define MODEL_VAE_STRIDE_TIME 4
+
+#endif
