@@ -11,10 +11,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Which published timetable of base sigmas a UniPC run follows (they differ in the third digit). */
+/* Which published timetable of base sigmas (i of N, before the shift) a run follows. */
 enum scheduler_table {
-    SCHEDULER_TABLE_WAN,      /* 0.999 (1 - i/N) */
-    SCHEDULER_TABLE_DIFFUSERS /* 1 - 0.999 i/N, first sigma below 1: diffusers since 2026-01 */
+    SCHEDULER_TABLE_WAN, /* as Wan2.1 and HunyuanVideo publish them: UniPC 0.999 (1 - i/N), DPM++
+                                 and Euler 1 - i/N */
+    SCHEDULER_TABLE_DIFFUSERS /* as diffusers does by default: UniPC 1 - 0.999 i/N with the first sigma
+                                 below 1 (since 2026-01), DPM++ 0.999 (1 - i/N), Euler evenly between
+                                 shifted ends and then shifted again */
 };
 
 struct scheduler;
@@ -35,8 +38,9 @@ bool scheduler_create(struct scheduler **out, const struct scheduler_desc *desc,
 void scheduler_destroy(struct scheduler *scheduler); /* accepts NULL */
 
 int32_t scheduler_steps(const struct scheduler *scheduler);
-double scheduler_sigma(const struct scheduler *scheduler, int32_t step);    /* step in [0, steps] */
-double scheduler_timestep(const struct scheduler *scheduler, int32_t step); /* what the network is told */
+double scheduler_sigma(const struct scheduler *scheduler, int32_t step); /* step in [0, steps] */
+double scheduler_timestep(const struct scheduler *scheduler,
+                          int32_t step); /* what the network is told */
 
 /* Advances sample in place from step to step + 1 by the network's velocity at (sample, step). Steps in
  * order, each once. Host float32. */

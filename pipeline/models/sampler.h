@@ -1,0 +1,46 @@
+/* What a sampler gives to scheduler.c: its timetable and one step. For scheduler*.c alone. */
+#ifndef PIPELINE_MODELS_SAMPLER_H
+#define PIPELINE_MODELS_SAMPLER_H
+
+#include "scheduler.h"
+
+#define SAMPLER_HISTORY_MAX 3
+
+struct sampler;
+
+struct scheduler {
+    const struct sampler *sampler;
+    int32_t steps;
+    int64_t elements;
+    double *sigmas;    /* [steps + 1], the last is 0; rounded to float32 */
+    double *timesteps; /* [steps] */
+    float
+        *history[SAMPLER_HISTORY_MAX]; /* [elements] each; what they hold is the sampler's matter */
+};
+
+struct sampler {
+    const char *name;
+    int history;
+    /* The i-th of steps sigmas, shifted, in float64. */
+    double (*sigma)(const struct scheduler_desc *desc, int32_t i);
+    double (*timestep)(double sigma);
+    void (*advance)(struct scheduler *scheduler, int32_t step, const float *velocity,
+                    float *sample);
+};
+
+extern const struct sampler sampler_unipc;
+extern const struct sampler sampler_dpmpp;
+extern const struct sampler sampler_euler;
+
+/* sigma moved towards the noise: s sigma / (1 + (s - 1) sigma) */
+double sampler_shift(double sigma, double shift);
+/* The i-th of the count + 1 evenly spaced numbers from first to last, with numpy's rounding: a product
+ * that falls just under a whole timestep must do so here as well. */
+double sampler_even(double first, double last, int32_t count, int32_t i);
+/* Timesteps as the networks of Wan were trained on them: whole, cut and not rounded. */
+double sampler_whole_timestep(double sigma);
+
+/* ln(alpha / sigma), alpha = 1 - sigma: half the log signal-to-noise ratio; -inf for 1, +inf for 0. */
+double sampler_lambda(double sigma);
+
+#endif
