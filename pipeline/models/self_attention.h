@@ -17,10 +17,11 @@ struct self_attention;
 /* Sums over all calls so far; a call is one layer of one forward pass. */
 struct self_attention_report {
     int64_t calls, dense_calls;
-    double density;        /* mean over sparse calls; 1 when there were none */
-    double density_all;    /* mean over all calls */
-    double error_median;   /* median over sparse calls and heads of the estimated error; NaN if none */
-    double error_worst;    /* the worst head, and where it was */
+    double density;     /* mean over sparse calls; 1 when there were none */
+    double density_all; /* mean over all calls */
+    double
+        error_median;   /* median over sparse calls and heads of the estimated error; NaN if none */
+    double error_worst; /* the worst head, and where it was */
     int32_t worst_layer, worst_step, worst_head;
     double repaired_share; /* of heads in sparse calls */
     double seconds[DRAFTATTN_STAGE_COUNT];
@@ -34,12 +35,14 @@ void self_attention_destroy(struct self_attention *attention); /* accepts NULL *
 int64_t self_attention_tokens(const struct self_attention *attention);
 /* [tokens]: raster index of every position in block order. */
 const int64_t *self_attention_order(const struct self_attention *attention);
+/* Grid, heads and head_dim, as given (dense_layers is not kept). */
+const draftattn_plan_desc *self_attention_desc(const struct self_attention *attention);
 int64_t self_attention_workspace_bytes(const struct self_attention *attention);
 
 /* q, k, v [tokens][heads * head_dim] at a row stride in floats, block order; o likewise. */
-bool self_attention_run(struct self_attention *attention, const draftattn_step *step, const float *q,
-                        const float *k, const float *v, int64_t qkv_stride, float *o,
-                        int64_t o_stride, struct error *error);
+bool self_attention_run(struct self_attention *attention, const draftattn_step *step,
+                        const float *q, const float *k, const float *v, int64_t qkv_stride,
+                        float *o, int64_t o_stride, struct error *error);
 
 void self_attention_report_get(const struct self_attention *attention,
                                struct self_attention_report *report);
@@ -51,6 +54,7 @@ size_t self_attention_describe(const struct self_attention *attention, const dra
 typedef void (*self_attention_tap_fn)(void *user, const draftattn_step *step, const float *q,
                                       const float *k, const float *v, int64_t qkv_stride,
                                       const float *o, int64_t o_stride);
-void self_attention_set_tap(struct self_attention *attention, self_attention_tap_fn tap, void *user);
+void self_attention_set_tap(struct self_attention *attention, self_attention_tap_fn tap,
+                            void *user);
 
 #endif

@@ -34,6 +34,7 @@ bool wan_transformer_load(struct wan_transformer **out, const struct wan_transfo
                           struct device *device, const struct progress *progress,
                           struct error *error);
 void wan_transformer_free(struct wan_transformer *transformer); /* accepts NULL */
+void wan_transformer_channels(const struct wan_transformer *transformer, int64_t *in, int64_t *out);
 
 /* A prompt ready for cross-attention: text (and image) embedded, keys and values of every layer
  * computed once. text [rows][text_dim], rows <= pad_to; padded with zero rows to pad_to (text_len for
@@ -63,5 +64,8 @@ void wan_transformer_probe(struct wan_transformer *transformer, int64_t block, f
 /* float32 bytes: of the weights, and of a forward's work at this many tokens. */
 int64_t wan_transformer_weight_bytes(const struct wan_transformer_config *config);
 int64_t wan_transformer_work_bytes(const struct wan_transformer_config *config, int64_t tokens);
+/* Of a wan_context for this many rows of text (without padding) and image. */
+int64_t wan_context_bytes(const struct wan_transformer_config *config, int64_t text_rows,
+                          int64_t image_rows);
 
 #endif
