@@ -54,7 +54,9 @@ static inline __attribute__((always_inline)) void norm_rows(const float *x, floa
 SIMD_CLONES static void norm_chunk(const float *x, float *y, int64_t positions, int64_t channels,
                                    const float *gamma, bool silu)
 {
-    if (silu && channels == 16)
+    if (silu && channels == 8)
+        norm_rows(x, y, positions, 8, gamma, true);
+    else if (silu && channels == 16)
         norm_rows(x, y, positions, 16, gamma, true);
     else if (silu && channels == 32)
         norm_rows(x, y, positions, 32, gamma, true);

@@ -1,0 +1,129 @@
+/*
+ * The canvas on which tiles meet (wan_vae_tiling.h). Tiles are decoded one after the other over all time,
+ * while the clip is wanted frame by frame: hence the whole clip is kept here. Of earlier tiles only the
+ * edges that later ones are mixed with are kept besides.
+ */
+#include "wan_vae_tiling.h"
+
+#include "../tensor/checked.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static float *canvas_alloc(const int64_t *dims, int rank, struct error *error)
+{
+    size_t bytes;
+    if (!checked_bytes(dims, rank, sizeof(float), &bytes)) {
+        error_set(error, "the clip is too large to be put together from tiles");
+        return NULL;
+    }
+    float *memory = malloc(bytes > 0 ? bytes : 1);
+    if (!memory)
+        error_out_of_memory(error, "putting tiles together", bytes);
+    return memory;
+}
+
+bool vae_canvas_create(struct vae_canvas *out, int64_t frames, int64_t height, int64_t width,
+                       int64_t channels, int64_t tile, int64_t stride, struct error *error)
+{
+    *out = (struct vae_canvas){.frames = frames,
+                               .height = height,
+                               .width = width,
+                               .channels = channels,
+                               .tile = tile,
+                               .stride = stride,
+                               .rows = (height - 1) / stride + 1,
+                               .columns = (width - 1) / stride + 1};
+    const int64_t overlap = tile - stride;
+    const int64_t whole[] = {frames, height, width, channels};
+    const int64_t lower[] = {out->columns, frames, overlap, tile, channels};
+    const int64_t right[] = {frames, tile, overlap, channels};
+    out->values = canvas_alloc(whole, 4, error);
+    out->above = out->values ? canvas_alloc(lower, 5, error) : NULL;
+    out->below = out->above ? canvas_alloc(lower, 5, error) : NULL;
+    out->left = out->below ? canvas_alloc(right, 4, error) : NULL;
+    if (!out->left) {
+        vae_canvas_destroy(out);
+        return false;
+    }
+    return true;
+}
+
+void vae_canvas_destroy(struct vae_canvas *canvas)
+{
+    free(canvas->values);
+    free(canvas->above);
+    free(canvas->below);
+    free(canvas->left);
+    *canvas = (struct vae_canvas){0};
+}
+
+struct vae_tile vae_canvas_tile(const struct vae_canvas *canvas, int64_t row, int64_t column)
+{
+    const int64_t y = row * canvas->stride, x = column * canvas->stride;
+    return (struct vae_tile){.row = row,
+                             .column = column,
+                             .y = y,
+                             .x = x,
+                             .height = smaller(canvas->tile, canvas->height - y),
+                             .width = smaller(canvas->tile, canvas->width - x)};
+}
+
+/* to = from * (1 - share) + to * share */
+static void mix(float *to, const float *from, float share, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        to[i] = from[i] * (1.0f - share) + to[i] * share;
+}
+
+/* One frame of a tile: mixed with its neighbours, then its own lower and right edges are kept. */
+static void place_frame(struct vae_canvas *canvas, const struct vae_tile *tile, int64_t frame,
+                        float *values)
+{
+    const int64_t channels = canvas->channels, overlap = canvas->tile - canvas->stride;
+    const int64_t line = tile->width * channels, edge_line = canvas->tile * channels;
+    const int64_t edge = (tile->column * canvas->frames + frame) * overlap * edge_line;
+    const int64_t kept_rows = smaller(canvas->stride, tile->height);
+    const int64_t kept_columns = smaller(canvas->stride, tile->width);
+    float *left = canvas->left + frame * canvas->tile * overlap * channels;
+
+    const int64_t rows = tile->row > 0 ? smaller(overlap, tile->height) : 0;
+    for (int64_t y = 0; y < rows; y++)
+        mix(values + y * line, canvas->above + edge + y * edge_line, (float)y / (float)rows, line);
+    const int64_t columns = tile->column > 0 ? smaller(overlap, tile->width) : 0;
+    for (int64_t y = 0; y < tile->height; y++)
+        for (int64_t x = 0; x < columns; x++)
+            mix(values + y * line + x * channels, left + (y * overlap + x) * channels,
+                (float)x / (float)columns, channels);
+
+    for (int64_t y = kept_rows; y < tile->height; y++)
+        memcpy(canvas->below + edge + (y - kept_rows) * edge_line, values + y * line,
+               (size_t)line * sizeof(float));
+    for (int64_t y = 0; y < tile->height; y++)
+        memcpy(left + y * overlap * channels, values + y * line + kept_columns * channels,
+               (size_t)((tile->width - kept_columns) * channels) * sizeof(float));
+    for (int64_t y = 0; y < kept_rows; y++)
+        memcpy(canvas->values +
+                   ((frame * canvas->height + tile->y + y) * canvas->width + tile->x) * channels,
+               values + y * line, (size_t)(kept_columns * channels) * sizeof(float));
+}
+
+void vae_canvas_place(struct vae_canvas *canvas, const struct vae_tile *tile, int64_t first,
+                      int64_t count, float *values)
+{
+    const int64_t frame = tile->height * tile->width * canvas->channels;
+    for (int64_t i = 0; i < count; i++)
+        place_frame(canvas, tile, first + i, values + i * frame);
+}
+
+void vae_canvas_end_row(struct vae_canvas *canvas)
+{
+    float *above = canvas->above;
+    canvas->above = canvas->below;
+    canvas->below = above;
+}
