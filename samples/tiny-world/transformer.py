@@ -1,0 +1,378 @@
+"""Transformer and text encoder: tokenizer, latents with captions, flow-matching training, samples."""
+
+import collections
+import math
+import os
+import random
+import time
+
+import torch
+import torch.nn.functional as F
+
+import vae as video_vae
+import world
+from optimizer import Average, Optimizer
+from settings import (
+    CONTEXT,
+    DEVICE,
+    SCHEDULER,
+    TEST_PROMPTS,
+    TEXT,
+    TOKENS,
+    TRANSFORMER,
+    autocast,
+    flow_shift,
+    gpu_memory,
+    latent_shape,
+)
+
+# frames, height, width, latents kept, batch, share among the large sizes
+SIZES = [
+    (33, 256, 256, 8192, 36, 0.0),
+    (49, 384, 384, 512, 10, 0.35),
+    (49, 288, 512, 384, 10, 0.25),
+    (65, 512, 512, 224, 3, 0.4),
+]
+
+
+class Attention:
+    """The library's attention with joint projections and a rotary embedding that compiles to one
+    pass."""
+
+    def __call__(self, a, x, context=None, mask=None, rotary_emb=None):
+        if context is None:
+            q, k, v = project([a.to_q, a.to_k, a.to_v], x)
+        else:
+            q, (k, v) = a.to_q(x), project([a.to_k, a.to_v], context)
+        q, k, v = (y.unflatten(2, (a.heads, -1)) for y in (a.norm_q(q), a.norm_k(k), v))
+        if rotary_emb is not None:
+            cosine, sine = rotary_emb[0][..., 0::2], rotary_emb[1][..., 1::2]
+            q, k = (rotate(y, cosine, sine).to(v.dtype) for y in (q, k))
+        o = F.scaled_dot_product_attention(*(y.transpose(1, 2) for y in (q, k, v)))
+        return a.to_out[0](o.transpose(1, 2).flatten(2))
+
+
+def project(layers, x):
+    weight = torch.cat([layer.weight for layer in layers])
+    bias = torch.cat([layer.bias for layer in layers])
+    return F.linear(x, weight, bias).chunk(len(layers), -1)
+
+
+def rotate(y, cosine, sine):
+    a, b = y.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([a * cosine - b * sine, a * sine + b * cosine], -1).flatten(-2)
+
+
+def make():
+    from diffusers import WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    return (
+        WanTransformer3DModel(**TRANSFORMER).to(DEVICE),
+        UMT5EncoderModel(UMT5Config(**TEXT)).to(DEVICE),
+    )
+
+
+def load(work, transformer, text_encoder):
+    """False where nothing was trained yet."""
+    weights = work.load("dit")
+    if not weights:
+        return False
+    part = lambda prefix: {
+        k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)
+    }
+    transformer.load_state_dict(part("dit."))
+    text_encoder.load_state_dict(part("te."), strict=False)  # the embedding has two names
+    return True
+
+
+# ---------------------------------------------------------------- text
+
+
+def open_tokenizer(work):
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_file=work.path("spiece.model"))
+
+
+def write_captions(path, count=20000):
+    """Captions of random scenes; returns how often each word occurs."""
+    rnd = random.Random(1)
+    words = collections.Counter()
+    with open(path, "w") as f:
+        for _ in range(count):
+            text = world.caption(world.scene(rnd), rnd)
+            f.write(text + "\n")
+            words.update(text.replace(",", "").replace(".", "").split())
+    return words
+
+
+def train_tokenizer(work):
+    """A SentencePiece unigram model with the special ids of T5 (pad 0, end 1, unknown 2, start 3). The
+    world has few words, so its pieces are the words of the captions, scored by frequency, and single
+    characters for everything else."""
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2 as pb
+
+    captions, path = work.path("captions.txt"), work.path("spiece.model")
+    words = write_captions(captions)
+    total = sum(words.values())
+    characters = "".join(map(chr, range(33, 127)))
+    # Gives the normaliser and the header of the model; the pieces are replaced below.
+    sentencepiece.SentencePieceTrainer.train(
+        input=captions,
+        model_prefix=work.path("spiece"),
+        vocab_size=200,
+        model_type="unigram",
+        character_coverage=1.0,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=3,
+        pad_piece="<pad>",
+        normalization_rule_name="nmt_nfkc",
+        hard_vocab_limit=False,
+        required_chars=characters,
+        minloglevel=2,
+    )
+    model = pb.ModelProto()
+    with open(path, "rb") as f:
+        model.ParseFromString(f.read())
+    del model.pieces[4:]
+    scores = {"\u2581" + w: math.log(n / total) for w, n in words.most_common() if len(w) > 1}
+    scores |= {"\u2581a": math.log(words["a"] / total), "\u2581A": -5.0, ",": -5.0, ".": -5.0}
+    scores |= {"\u2581": -13.0} | {c: -14.0 for c in characters if c not in ",."}
+    for piece, score in scores.items():
+        model.pieces.add(piece=piece, score=score)
+    model.trainer_spec.vocab_size = len(model.pieces)
+    model.trainer_spec.input[:] = []
+    model.trainer_spec.model_prefix = "spiece"
+    with open(path, "wb") as f:
+        f.write(model.SerializeToString())
+    os.remove(work.path("spiece.vocab"))
+    tokenizer = open_tokenizer(work)
+    with open(captions) as f:
+        longest = max(len(tokenizer.encode(line.strip())) for line in f) + 1
+    print(f"{tokenizer.get_piece_size()} pieces, longest caption {longest} of {TOKENS} tokens")
+    for text in TEST_PROMPTS[:2] + ["Zebra at 7"]:
+        print(tokenizer.encode(text, out_type=str))
+
+
+def token_ids(tokenizer, captions):
+    """[2, captions, TOKENS]: ids and mask."""
+    out = torch.zeros(2, len(captions), TOKENS, dtype=torch.long)
+    for i, text in enumerate(captions):
+        ids = tokenizer.encode(text)[: TOKENS - 1] + [1]
+        out[0, i, : len(ids)] = torch.tensor(ids)
+        out[1, i, : len(ids)] = 1
+    return out.to(DEVICE)
+
+
+def context(text_encoder, ids):
+    """Text states; the rows behind the text are zero up to CONTEXT, and the transformer does see them,
+    as in Wan."""
+    states = text_encoder(ids[0], attention_mask=ids[1]).last_hidden_state * ids[1][..., None]
+    return F.pad(states, (0, 0, 0, CONTEXT - TOKENS))
+
+
+# ---------------------------------------------------------------- latents
+
+
+class Latents:
+    """A ring of normalised latents with captions, filled by rendering and encoding."""
+
+    def __init__(self, vae, tokenizer, seed, size):
+        frames, height, width, kept, self.batch, _ = size
+        self.vae, self.tokenizer, self.random = vae, tokenizer, random.Random(seed)
+        self.shape, self.shift, self.at = size[:3], flow_shift(*size[:3]), 0
+        shape = latent_shape(frames, height, width)
+        self.latents = torch.empty(kept, *shape, dtype=torch.float16, device=DEVICE)
+        self.ids = torch.zeros(2, kept, TOKENS, dtype=torch.long, device=DEVICE)
+        self.each = max(1, min(8, 8 * 33 * 256 * 256 // (frames * height * width)))
+
+    def add(self, count):
+        for _ in range(0, count, self.each):
+            videos, captions = world.batch(self.random, self.each, *self.shape, device=DEVICE)
+            with torch.no_grad(), autocast():
+                z = (video_vae.encode(self.vae, videos)[0] - self.vae.mean) / self.vae.std
+            at = (self.at + torch.arange(self.each, device=DEVICE)) % len(self.latents)
+            self.at += self.each
+            self.latents[at] = z.half()
+            self.ids[:, at] = token_ids(self.tokenizer, captions)
+
+    def fill(self, seconds):
+        start = time.time()
+        while self.at < len(self.latents) and time.time() - start < seconds:
+            self.add(8)
+            if DEVICE == "cuda":
+                torch.cuda.synchronize()
+        print(self.shape, f"{self.at} latents in {time.time() - start:.0f} s", flush=True)
+
+    def draw(self):
+        at = torch.randint(0, min(self.at, len(self.latents)), (self.batch,), device=DEVICE)
+        return self.latents[at].float(), self.ids[:, at]
+
+
+def measure_latents(work, vae, count=96):
+    """Mean and deviation of every latent channel over fresh videos, rounded as the exported
+    configuration has them."""
+    rnd, z = random.Random(4242), []
+    with torch.no_grad(), autocast():
+        for _ in range(0, count, 8):
+            videos, _ = world.batch(rnd, 8, 33, 256, 256, device=DEVICE)
+            z.append(video_vae.encode(vae, videos)[0])
+    z = torch.cat(z)
+    rounded = lambda values: torch.tensor([round(float(v), 4) for v in values])
+    stats = dict(mean=rounded(z.mean((0, 2, 3, 4))), std=rounded(z.std((0, 2, 3, 4))))
+    work.save("stats", stats)
+    return stats
+
+
+def load_vae(work):
+    """The VAE with the statistics of its latents as vae.mean and vae.std."""
+    vae = video_vae.load(work)
+    stats = work.load("stats") or measure_latents(work, vae)
+    vae.mean, vae.std = (stats[k].to(DEVICE).view(1, -1, 1, 1, 1) for k in ("mean", "std"))
+    return vae
+
+
+# ---------------------------------------------------------------- training
+
+
+def flow_loss(transformer, text_encoder, empty, latents, ids, shift):
+    """Flow matching: x = (1 - s) z + s e, target e - z; 10 % of the captions are dropped for guidance.
+    Half of the noise levels are logit-normal, half uniform with some pure noise: with the logit-normal
+    law alone the first sampling steps, which choose the sky and the ground, hardly get any training, and
+    the caption is ignored there."""
+    n = len(latents)
+    ids = torch.where(torch.rand(1, n, 1, device=DEVICE) < 0.1, empty, ids)
+    s = torch.where(
+        torch.rand(n, device=DEVICE) < 0.5,
+        torch.sigmoid(torch.randn(n, device=DEVICE)),
+        (torch.rand(n, device=DEVICE) * 1.05).clamp(1e-3, 1.0),
+    )
+    s = shift * s / (1 + (shift - 1) * s)
+    noise = torch.randn_like(latents)
+    level = s.view(-1, 1, 1, 1, 1)
+    with autocast():
+        velocity = transformer(
+            hidden_states=(1 - level) * latents + level * noise,
+            timestep=s * 1000,
+            encoder_hidden_states=context(text_encoder, ids),
+            return_dict=False,
+        )[0]
+    return F.mse_loss(velocity.float(), noise - latents)
+
+
+def use_fast_attention(transformer, compile_blocks=False):
+    for block in transformer.blocks:
+        block.attn1.set_processor(Attention())
+        block.attn2.set_processor(Attention())
+        if compile_blocks and DEVICE == "cuda":
+            block.compile(dynamic=True)  # one by one: the whole model would take minutes
+
+
+def make_pools(work, seed, large_share, fill_seconds):
+    vae, tokenizer = load_vae(work), open_tokenizer(work)
+    pools = []
+    for i, size in enumerate(SIZES if large_share > 0 else SIZES[:1]):
+        pools.append(Latents(vae, tokenizer, seed * 10 + i, size))
+        if large_share == 0:
+            share = 1.0
+        else:
+            share = 0.55 if i == 0 else 0.45 * size[-1]
+        pools[-1].fill(fill_seconds * share)
+    return pools, token_ids(tokenizer, [""])
+
+
+def train(work, seconds, rate, large_share, fill_seconds, decay, seed):
+    start = time.time()
+    seed = int(start) if seed is None else seed
+    print(f"seed {seed}")
+    torch.manual_seed(seed)
+    random.seed(seed)
+    video_vae.use_gpu_kernels()
+    transformer, text_encoder = make()
+    if load(work, transformer, text_encoder):
+        print("continued")
+    use_fast_attention(transformer, compile_blocks=True)
+    pools, empty = make_pools(work, seed, large_share, fill_seconds)
+    named = [("dit." + n, p) for n, p in transformer.named_parameters()]
+    named += [("te." + n, p) for n, p in text_encoder.named_parameters()]
+    optimizer = Optimizer(
+        named, rate, lambda n: n.startswith("dit.blocks") and "scale_shift" not in n
+    )
+    average = Average([p for _, p in named], 0.9985)
+    logs, counts = [None] * len(pools), [0] * len(pools)
+    begun, step = time.time(), 0
+    left = seconds - (begun - start)
+    while (share := (time.time() - begun) / left) < 1:
+        k = 0
+        if len(pools) > 1 and step > 300 and random.random() < large_share:
+            k = random.choices(range(1, len(pools)), [size[-1] for size in SIZES[1:]])[0]
+        if step % 8 == 0:
+            pools[0].add(8)
+        loss = flow_loss(transformer, text_encoder, empty, *pools[k].draw(), pools[k].shift)
+        loss.backward()
+        scale = min(1, (step + 1) / 150) * min(1, max(0.01, (1 - share) / decay))
+        norm = optimizer.step(scale)
+        step += 1
+        counts[k] += 1
+        average.update(step)
+        loss = loss.detach()
+        logs[k] = loss if logs[k] is None else logs[k].lerp(loss, 0.02)
+        if step % 250 == 0 or step in (1, 20):
+            means = " / ".join(f"{float(m):.4f}" for m in logs if m is not None)
+            print(
+                f"{step} {time.time() - begun:.0f} s, loss {means}, gradient {float(norm):.2f}",
+                flush=True,
+            )
+    average.apply()
+    work.save("dit", dict(named))
+    print(f"{step} steps, by size {counts}, {gpu_memory()} MiB")
+
+
+# ---------------------------------------------------------------- samples
+
+
+def velocities(transformer, x, t, text):
+    one = lambda i: transformer(
+        hidden_states=x[i : i + 1],
+        timestep=t.to(DEVICE).expand(1).float(),
+        encoder_hidden_states=text[i : i + 1],
+        return_dict=False,
+    )[0]
+    return torch.cat([one(i).float() for i in range(len(x))])
+
+
+def sample(work, sizes, steps, guidance):
+    """Contact sheets of the test prompts, one a size."""
+    from diffusers import UniPCMultistepScheduler
+
+    vae, tokenizer = load_vae(work), open_tokenizer(work)
+    transformer, text_encoder = make()
+    if not load(work, transformer, text_encoder):
+        raise SystemExit(f"{work.folder}: no transformer there yet; run the stage dit first")
+    use_fast_attention(transformer)
+    n = len(TEST_PROMPTS)
+    with torch.no_grad(), autocast():
+        prompt = context(text_encoder, token_ids(tokenizer, TEST_PROMPTS))
+        empty = context(text_encoder, token_ids(tokenizer, [""] * n))
+        for width, height, frames in sizes:
+            shift = flow_shift(frames, height, width)
+            scheduler = UniPCMultistepScheduler(**SCHEDULER, flow_shift=shift)
+            scheduler.set_timesteps(steps)
+            generator = torch.Generator(DEVICE).manual_seed(0)
+            shape = latent_shape(frames, height, width)
+            x = torch.randn(n, *shape, device=DEVICE, generator=generator)
+            for t in scheduler.timesteps:
+                with_text = velocities(transformer, x, t, prompt)
+                without = velocities(transformer, x, t, empty)
+                v = without + guidance * (with_text - without)
+                x = scheduler.step(v, t, x, return_dict=False)[0]
+            videos = [
+                video_vae.decode(vae, z[None] * vae.std + vae.mean)[0].clamp(-1, 1).cpu() for z in x
+            ]
+            path = work.path(f"sample-{width}x{height}x{frames}.png")
+            world.sheet(videos, path, height=min(height, 192))
+            print(f"{path}: deviation of the latents {x.std().item():.3f}", flush=True)
