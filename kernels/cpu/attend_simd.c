@@ -85,7 +85,8 @@ ALWAYS_INLINE vector exp2_of(vector x)
 
 /*
  * out[r][c] += sum_k a[r][k] * b[k][c] over rows x TILE_COLUMNS, for k in [0, depth). rows, depth
- * and the row strides are constants once inlined, so the accumulators become registers.
+ * and the row strides are constants once inlined, so the accumulators become registers. They start
+ * at zero and meet out last: rounding errors grow with a panel's length, not with the list's.
  */
 ALWAYS_INLINE void multiply_add(int rows, int depth, const float *a, int a_stride, const float *b,
                                 int b_stride, float *out, int out_stride)
@@ -94,7 +95,7 @@ ALWAYS_INLINE void multiply_add(int rows, int depth, const float *a, int a_strid
 
     for (int r = 0; r < rows; r++) {
         for (int c = 0; c < TILE_VECTORS; c++) {
-            sum[r][c] = load(out + r * out_stride + c * VECTOR_FLOATS);
+            sum[r][c] = spread(0);
         }
     }
     for (int k = 0; k < depth; k++) {
@@ -111,7 +112,8 @@ ALWAYS_INLINE void multiply_add(int rows, int depth, const float *a, int a_strid
     }
     for (int r = 0; r < rows; r++) {
         for (int c = 0; c < TILE_VECTORS; c++) {
-            store(out + r * out_stride + c * VECTOR_FLOATS, sum[r][c]);
+            float *at = out + r * out_stride + c * VECTOR_FLOATS;
+            store(at, load(at) + sum[r][c]);
         }
     }
 }
@@ -150,21 +152,21 @@ ALWAYS_INLINE void soften(struct state *state, int row, float *logits, float *o)
     /* While a row has seen only -infinity, any finite base keeps its weights at 0 and off NaN. */
     vector base = spread(after > -INFINITY ? after : 0.0f);
 
-    vector sum = state->sum[row];
     if (after > before) {
         vector shrink = exp2_of(spread(before) - base);
-        sum *= shrink;
+        state->sum[row] *= shrink;
         for (int c = 0; c < HEAD_DIM; c += VECTOR_FLOATS) {
             store(o + c, load(o + c) * shrink);
         }
         state->largest[row] = after;
     }
+    vector sum = spread(0);
     for (int i = 0; i < COUNT; i++) {
         vector weight = exp2_of(load(logits + i * VECTOR_FLOATS) - base);
         store(logits + i * VECTOR_FLOATS, weight);
         sum += weight;
     }
-    state->sum[row] = sum;
+    state->sum[row] += sum;
 }
 
 /* rows query rows from row on: the keys of a panel to weights. */
