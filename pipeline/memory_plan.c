@@ -39,14 +39,13 @@ static bool attention_bytes(const struct memory_query *query, int64_t tokens, in
     draftattn_plan_desc desc = memory_plan_attention(query);
     draftattn_plan *plan = NULL;
     size_t workspace = 0;
+    *bytes = 4 * tokens * desc.heads * desc.head_dim * FLOAT;
+    if (*bytes > query->available)
+        return true; /* hopeless: do not make a plan that may not fit itself */
     draftattn_status status = draftattn_plan_create(&plan, query->context, &desc);
     if (status == DRAFTATTN_SUCCESS)
         status = draftattn_plan_workspace_size(plan, &workspace);
     draftattn_plan_destroy(plan);
-    if (status == DRAFTATTN_OUT_OF_MEMORY) {
-        *bytes = INT64_MAX / 4; /* so many tokens that the plan itself does not fit */
-        return true;
-    }
     *bytes = (int64_t)workspace + 12 * tokens;
     return status == DRAFTATTN_SUCCESS ||
            error_set_usage(error, "attention for %" PRId64 "x%" PRId64 ", %" PRId64 " frames: %s",
@@ -96,31 +95,39 @@ static void plan_decode(struct memory_plan *plan, const struct memory_query *que
     }
 }
 
-bool memory_plan_make(struct memory_plan *out, const struct memory_query *query,
-                      struct error *error)
+/* What the whole way shares, and the last part of it. */
+void memory_plan_make_decode(struct memory_plan *out, const struct memory_query *query)
 {
-    const struct wan_transformer_config *t = &query->model->transformer;
     int64_t frames = (query->frames - 1) / MODEL_VAE_STRIDE_TIME + 1;
     int64_t height = query->height / MODEL_VAE_STRIDE, width = query->width / MODEL_VAE_STRIDE;
-    int64_t tokens = frames * height * width / (t->patch[0] * t->patch[1] * t->patch[2]);
-    int64_t prompts = query->guided ? 2 : 1, model_width = t->heads * t->head_dim;
     *out = (struct memory_plan){
-        .latents = LATENT_COPIES * t->in_channels * frames * height * width * FLOAT,
-        .text_encoder = umt5_bytes(&query->model->text),
-        .transformer_weights = wan_transformer_weight_bytes(t),
-        .transformer_work = wan_transformer_work_bytes(t, tokens),
-        .prompts = prompts * (2 * t->layers + 1) * t->text_len * model_width * FLOAT,
+        .latents = LATENT_COPIES * query->model->vae.z_dim * frames * height * width * FLOAT,
         .vae_weights = wan_vae_weight_bytes(&query->model->vae, WAN_VAE_DECODER),
         /* bytes of a chunk of frames, and what an encoder keeps of the past */
         .video = 32 * 3 * query->width * query->height,
     };
+    plan_decode(out, query);
+    out->decode = out->latents + out->vae_weights + out->vae_work + out->video;
+    out->peak = out->decode;
+}
+
+bool memory_plan_make(struct memory_plan *out, const struct memory_query *query,
+                      struct error *error)
+{
+    const struct wan_transformer_config *t = &query->model->transformer;
+    const draftattn_grid grid = memory_plan_attention(query).grid;
+    int64_t tokens = grid.frames * grid.height * grid.width;
+    int64_t prompts = query->guided ? 2 : 1, model_width = t->heads * t->head_dim;
+    memory_plan_make_decode(out, query);
+    out->text_encoder = umt5_bytes(&query->model->text);
+    out->transformer_weights = wan_transformer_weight_bytes(t);
+    out->transformer_work = wan_transformer_work_bytes(t, tokens);
+    out->prompts = prompts * (2 * t->layers + 1) * t->text_len * model_width * FLOAT;
     if (!attention_bytes(query, tokens, &out->attention, error))
         return false;
-    plan_decode(out, query);
     out->encode = out->latents + out->text_encoder;
     out->denoise = out->latents + out->transformer_weights + out->transformer_work + out->prompts +
                    out->attention;
-    out->decode = out->latents + out->vae_weights + out->vae_work + out->video;
     out->peak = larger(out->encode, larger(out->denoise, out->decode));
     return true;
 }

@@ -44,6 +44,9 @@ draftattn_plan_desc memory_plan_attention(const struct memory_query *query);
 bool memory_plan_make(struct memory_plan *out, const struct memory_query *query,
                       struct error *error);
 
+/* The decoding alone: context and attention of the query are not looked at. */
+void memory_plan_make_decode(struct memory_plan *out, const struct memory_query *query);
+
 /* The largest size of the same shape and length that fits; false where none does. */
 bool memory_plan_fit(const struct memory_query *query, int64_t *width, int64_t *height);
 

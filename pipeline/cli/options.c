@@ -18,7 +18,8 @@ static const struct option_spec *find_name(const struct command_spec *command, c
                                            size_t length)
 {
     for (const struct option_spec *o = command->options; o->name; o++)
-        if (strlen(o->name) == length && memcmp(o->name, name, length) == 0)
+        if (o->kind != OPTION_HEADING && strlen(o->name) == length &&
+            memcmp(o->name, name, length) == 0)
             return o;
     return NULL;
 }
@@ -42,7 +43,10 @@ static bool is_option(const struct command_spec *command, const char *text)
 
 static const char *option_at(const void *user, size_t index)
 {
-    return ((const struct command_spec *)user)->options[index].name;
+    const struct option_spec *o = ((const struct command_spec *)user)->options;
+    while (o->name && (o->kind == OPTION_HEADING || index-- > 0))
+        o++;
+    return o->name;
 }
 
 static bool unknown(const struct command_spec *command, const char *text, struct error *error)
@@ -204,9 +208,10 @@ void options_print_help(const struct command_spec *command, FILE *out)
     fprintf(out, "Usage: draftattn %s %s\n\n", command->name, command->usage);
     print_wrapped(out, command->text ? command->text : command->summary, 0, 0);
     for (const struct option_spec *o = command->options; o->name; o++) {
-        if (o->group)
-            fprintf(out, "\n%s:\n", o->group);
-        print_option(out, o);
+        if (o->kind == OPTION_HEADING)
+            fprintf(out, "\n%s:\n", o->name);
+        else
+            print_option(out, o);
     }
     fprintf(out, "  -h, --help                print this page\n");
 }

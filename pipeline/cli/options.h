@@ -1,11 +1,11 @@
 /*
  * Command-line options: one table per command drives the parser, the help page and the messages.
  *
- *     static const struct option_spec specs[] = {
- *         {.group = "Sampling", .name = "steps", .argument = "N", .kind = OPTION_INT,
- *          .offset = offsetof(struct arguments, steps), .low = 1, .high = 1000,
- *          .help = "denoising steps"},
- *         {0},
+ *     struct arguments { struct option_int steps; };
+ *     static const struct option_spec options[] = {
+ *         OPTION_ROW_HEADING("Sampling"),
+ *         OPTION_ROW_INT('s', "steps", "N", steps, 1, 1000, "denoising steps"),
+ *         OPTION_ROW_END,
  *     };
  */
 #ifndef PIPELINE_CLI_OPTIONS_H
@@ -29,24 +29,50 @@ struct option_real {
 };
 
 enum option_kind {
-    OPTION_FLAG,  /* bool: true when there */
-    OPTION_TEXT,  /* const char *: points into argv */
-    OPTION_INT,   /* struct option_int, low <= value <= high */
-    OPTION_REAL,  /* struct option_real, low <= value <= high (below high where open) */
-    OPTION_SWITCH /* struct option_int: "on" = 1, "off" = 0 */
+    OPTION_HEADING, /* of the options that follow, on the help page */
+    OPTION_FLAG,    /* bool: true when there */
+    OPTION_TEXT,    /* const char *: points into argv */
+    OPTION_INT,     /* struct option_int, low <= value <= high */
+    OPTION_REAL,    /* struct option_real, low <= value <= high (below high where open) */
+    OPTION_SWITCH   /* struct option_int: "on" = 1, "off" = 0 */
 };
 
 struct option_spec {
-    const char *group; /* heading printed before this option; NULL = the same group goes on */
-    char letter;       /* 0 = none */
-    const char *name;  /* without the dashes; NULL ends the table */
-    const char *argument;
     enum option_kind kind;
+    char letter;      /* 0 = none */
+    const char *name; /* without the dashes; NULL ends the table */
+    const char *argument;
     size_t offset; /* in the struct that options_parse() fills */
     double low, high;
     bool open; /* high itself is not allowed */
     const char *help;
 };
+
+/* Rows of a table. field is a member of the file's own struct arguments. */
+#define OPTION_ROW(kind, letter, name, argument, field, low, high, open, help)                     \
+    {                                                                                              \
+        kind, letter, name, argument, offsetof(struct arguments, field), low, high, open, help     \
+    }
+#define OPTION_ROW_TEXT(letter, name, argument, field, help)                                       \
+    OPTION_ROW(OPTION_TEXT, letter, name, argument, field, 0, 0, false, help)
+#define OPTION_ROW_INT(letter, name, argument, field, low, high, help)                             \
+    OPTION_ROW(OPTION_INT, letter, name, argument, field, low, high, false, help)
+#define OPTION_ROW_REAL(letter, name, argument, field, low, high, help)                            \
+    OPTION_ROW(OPTION_REAL, letter, name, argument, field, low, high, false, help)
+#define OPTION_ROW_BELOW(letter, name, argument, field, low, high, help)                           \
+    OPTION_ROW(OPTION_REAL, letter, name, argument, field, low, high, true, help)
+#define OPTION_ROW_SWITCH(letter, name, field, help)                                               \
+    OPTION_ROW(OPTION_SWITCH, letter, name, "on|off", field, 0, 0, false, help)
+#define OPTION_ROW_FLAG(letter, name, field, help)                                                 \
+    OPTION_ROW(OPTION_FLAG, letter, name, NULL, field, 0, 0, false, help)
+#define OPTION_ROW_HEADING(text)                                                                   \
+    {                                                                                              \
+        .kind = OPTION_HEADING, .name = text                                                       \
+    }
+#define OPTION_ROW_END                                                                             \
+    {                                                                                              \
+        .name = NULL                                                                               \
+    }
 
 struct command_spec {
     const char *name;
@@ -79,5 +105,8 @@ bool parse_size(const char *what, const char *text, int64_t low, int64_t high, i
 /* "0,1,5-7" to ascending numbers without repetition, in [0, limit). *out is malloc'd. */
 bool parse_list(const char *what, const char *text, int32_t limit, int32_t **out, int32_t *count,
                 struct error *error);
+
+/* "auto" (and NULL) leaves *tile, "off" gives 0, else a side in pixels from 64. */
+bool parse_tile(const char *what, const char *text, int64_t *tile, struct error *error);
 
 #endif

@@ -98,3 +98,17 @@ bool parse_list(const char *what, const char *text, int32_t limit, int32_t **out
     return error_set_usage(error, "%s '%s': takes a list such as 0,1,5-7, each from 0 to %d", what,
                            text, limit - 1);
 }
+
+bool parse_tile(const char *what, const char *text, int64_t *tile, struct error *error)
+{
+    const char *end;
+    int64_t value = 0;
+    if (!text || strcmp(text, "auto") == 0)
+        return true;
+    if (strcmp(text, "off") != 0 &&
+        (!scan_int(text, &end, &value) || *end || value < 64 || value > 16384 || value % 8))
+        return error_set_usage(
+            error, "%s '%s': takes auto, off, or a multiple of 8 from 64 to 16384", what, text);
+    *tile = value;
+    return true;
+}

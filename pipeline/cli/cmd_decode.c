@@ -1,0 +1,166 @@
+/* draftattn decode: latents of an earlier run to a video. */
+#include "command.h"
+#include "console.h"
+#include "model_location.h"
+
+#include "../clock.h"
+#include "../decode_video.h"
+#include "../latents_file.h"
+#include "../system_memory.h"
+
+#include <cjson/cJSON.h>
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct arguments {
+    const char *latents, *model, *output, *tile;
+    struct option_real fps;
+    struct option_int threads;
+    bool json, quiet;
+};
+
+static const struct option_spec options[] = {
+    OPTION_ROW_HEADING("Files"),
+    OPTION_ROW_TEXT('m', "model", "FOLDER", model,
+                    "the model that made the latents (default: as for generate)"),
+    OPTION_ROW_TEXT('o', "output", "FILE", output,
+                    ".mp4, .webm, .gif, or a series such as out-%05d.png"),
+    OPTION_ROW_HEADING("Video"),
+    OPTION_ROW_REAL(0, "fps", "X", fps, 1, 240, "frames a second (default: the model's, 16)"),
+    OPTION_ROW_HEADING("Machine"),
+    OPTION_ROW_INT('t', "threads", "N", threads, 1, 1024, "CPU threads (default: all)"),
+    OPTION_ROW_TEXT(
+        0, "tile", "N", tile,
+        "VAE tiles: auto (when memory is short), off, or a side in pixels (default: auto)"),
+    OPTION_ROW_HEADING("Messages"),
+    OPTION_ROW_FLAG(0, "json", json, "one JSON object with measurements on standard output"),
+    OPTION_ROW_FLAG('q', "quiet", quiet, "errors only"),
+    OPTION_ROW_END,
+};
+
+const struct command_spec decode_command = {
+    .name = "decode",
+    .summary = "make a video from saved latents",
+    .usage = "LATENTS -o FILE [options]",
+    .text = "Makes a video from latents that 'generate --save-latents' kept.",
+    .positional = "LATENTS",
+    .positional_offset = offsetof(struct arguments, latents),
+    .options = options,
+};
+
+static bool step(void *user, int64_t done, int64_t total)
+{
+    return console_step(user, PHASE_DECODE, done, total);
+}
+
+static bool choose_tiles(const struct arguments *a, const struct model *model, int64_t tile,
+                         struct decode_video *job, struct error *error)
+{
+    const struct memory_query query = {
+        .model = model,
+        .width = job->width * MODEL_VAE_STRIDE,
+        .height = job->height * MODEL_VAE_STRIDE,
+        .frames = (job->frames - 1) * MODEL_VAE_STRIDE_TIME + 1,
+        .tile = tile,
+        .available = system_memory_available(),
+    };
+    struct memory_plan plan;
+    memory_plan_make_decode(&plan, &query);
+    job->tiling = plan.tiling;
+    return plan.peak <= query.available ||
+           error_set(error,
+                     "%s: decoding %" PRId64 "x%" PRId64 ", %" PRId64
+                     " frames needs about %.1f GiB, %.1f GiB are available%s",
+                     a->latents, query.width, query.height, query.frames,
+                     (double)plan.peak / 1073741824.0, (double)query.available / 1073741824.0,
+                     tile == VAE_TILE_AUTO ? "" : "; --tile auto may fit");
+}
+
+static bool print_json(const struct arguments *a, const char *model_path,
+                       const struct decode_video *job, const struct decode_video_times *times,
+                       struct error *error)
+{
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddStringToObject(root, "output", a->output);
+    cJSON_AddStringToObject(root, "latents", a->latents);
+    cJSON_AddStringToObject(root, "model", model_path);
+    cJSON_AddNumberToObject(root, "width", (double)job->width * MODEL_VAE_STRIDE);
+    cJSON_AddNumberToObject(root, "height", (double)job->height * MODEL_VAE_STRIDE);
+    cJSON_AddNumberToObject(root, "frames",
+                            (double)((job->frames - 1) * MODEL_VAE_STRIDE_TIME + 1));
+    cJSON_AddNumberToObject(root, "fps", job->fps);
+    cJSON *seconds = cJSON_AddObjectToObject(root, "seconds");
+    cJSON_AddNumberToObject(seconds, "load", times->load);
+    cJSON_AddNumberToObject(seconds, "decode", times->decode);
+    cJSON_AddNumberToObject(seconds, "write", times->write);
+    cJSON *memory = cJSON_AddObjectToObject(root, "memory");
+    cJSON_AddNumberToObject(memory, "peak", (double)system_memory_peak());
+    char *text = cJSON_PrintUnformatted(root);
+    cJSON_Delete(root);
+    if (!text)
+        return error_out_of_memory(error, "the JSON report", 4096);
+    printf("%s\n", text);
+    free(text);
+    return true;
+}
+
+static bool run(const struct arguments *a, int64_t tile, struct console *console,
+                struct error *error)
+{
+    char path[MODEL_PATH_MAX];
+    struct model model = {0};
+    float *latents = NULL;
+    int64_t shape[4];
+    struct decode_video job = {
+        .model = &model, .ops = &ops_cpu, .output = a->output, .progress = {step, console}};
+    struct decode_video_times times;
+    bool ok = model_location_find(a->model, path, sizeof path, error) &&
+              model_open(&model, path, error) &&
+              latents_read(a->latents, model.vae.z_dim, &latents, shape, error);
+    if (ok) {
+        job.latents = latents;
+        job.frames = shape[1];
+        job.height = shape[2];
+        job.width = shape[3];
+        job.fps = a->fps.given ? a->fps.value : model.defaults.fps;
+        ok = choose_tiles(a, &model, tile, &job, error) &&
+             job.ops->create(&job.device, (int32_t)a->threads.value, error) &&
+             decode_video(&job, &times, error);
+    }
+    console_close(console);
+    if (ok)
+        console_print(console, "time: load %.1f s, decode %.1f s, write %.1f s\nwrote %s\n",
+                      times.load, times.decode, times.write, a->output);
+    if (ok && a->json)
+        ok = print_json(a, path, &job, &times, error);
+    if (job.device)
+        job.ops->destroy(job.device);
+    free(latents);
+    model_close(&model);
+    return ok;
+}
+
+bool cmd_decode(int argc, char *const *argv, struct error *error)
+{
+    struct arguments a = {0};
+    struct console console;
+    int64_t tile = VAE_TILE_AUTO;
+    bool help;
+    if (!options_parse(&decode_command, argc, argv, &a, &help, error))
+        return false;
+    if (help) {
+        options_print_help(&decode_command, stdout);
+        return true;
+    }
+    if (!a.latents)
+        return error_set_usage(error, "no latents: name the file that --save-latents wrote");
+    if (!a.output)
+        return error_set_usage(error, "no output file; name one with --output FILE");
+    if (!parse_tile("--tile", a.tile, &tile, error))
+        return false;
+    console_open(&console, a.quiet);
+    return run(&a, tile, &console, error);
+}

@@ -1,0 +1,105 @@
+/*
+ * draftattn: finds the subcommand, runs it, prints its error once.
+ * Exit codes: 0 done, 1 failed, 2 a mistake on the command line, 130 interrupted.
+ */
+#include "command.h"
+#include "suggest.h"
+
+#include "../interrupt.h"
+
+#include <draftattn.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct command {
+    const struct command_spec *spec;
+    bool (*run)(int argc, char *const *argv, struct error *error);
+} commands[] = {
+    {&generate_command, cmd_generate},
+    {&decode_command, cmd_decode},
+    {&inspect_command, cmd_inspect},
+    {&info_command, cmd_info},
+};
+#define COMMAND_COUNT (sizeof commands / sizeof *commands)
+
+static void print_help(FILE *out)
+{
+    fprintf(out, "Usage: draftattn COMMAND [options]\n\n"
+                 "Videos from text with Wan2.1 models, made faster by draft-guided block-sparse\n"
+                 "attention.\n\nCommands:\n");
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        fprintf(out, "  %-10s %s\n", commands[i].spec->name, commands[i].spec->summary);
+    fprintf(out, "  %-10s %s\n\nOptions:\n", "help", "print this page, or that of a command");
+    fprintf(out,
+            "  -h, --help                print this page\n"
+            "      --version             print the version\n\n"
+            "Try:\n  draftattn generate -p \"a big red ball bounces on green grass\" -o ball.mp4\n"
+            "\n'draftattn help generate' lists the options of a command.\n");
+}
+
+static const char *command_at(const void *user, size_t index)
+{
+    (void)user;
+    return index < COMMAND_COUNT ? commands[index].spec->name : NULL;
+}
+
+static const struct command *find_command(const char *name, struct error *error)
+{
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        if (strcmp(commands[i].spec->name, name) == 0)
+            return &commands[i];
+    const char *nearest = suggest_nearest(name, command_at, NULL);
+    error_set_usage(error,
+                    "unknown command '%s'%s%s%s; the commands are generate, decode, inspect, "
+                    "info and help",
+                    name, nearest ? "; did you mean '" : "", nearest ? nearest : "",
+                    nearest ? "'?" : "");
+    return NULL;
+}
+
+static bool help(int argc, char *const *argv, struct error *error)
+{
+    if (argc == 0) {
+        print_help(stdout);
+        return true;
+    }
+    const struct command *command = find_command(argv[0], error);
+    if (command)
+        options_print_help(command->spec, stdout);
+    return command != NULL;
+}
+
+static bool run(int argc, char *const *argv, struct error *error)
+{
+    if (argc < 2) {
+        print_help(stderr);
+        return error_set_usage(error, "no command given");
+    }
+    const char *name = argv[1];
+    if (strcmp(name, "help") == 0)
+        return help(argc - 2, argv + 2, error);
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0)
+        return help(0, NULL, error);
+    if (strcmp(name, "--version") == 0) {
+        printf("draftattn %d.%d.%d\n", DRAFTATTN_VERSION_MAJOR, DRAFTATTN_VERSION_MINOR,
+               DRAFTATTN_VERSION_PATCH);
+        return true;
+    }
+    const struct command *command = find_command(name, error);
+    return command && command->run(argc - 2, argv + 2, error);
+}
+
+int main(int argc, char **argv)
+{
+    struct error error = {0};
+    interrupt_install();
+    bool ok = run(argc, argv, &error);
+    if (fflush(stdout) != 0 && ok)
+        ok = error_set(&error, "cannot write to standard output: %s", strerror(errno));
+    if (ok)
+        return 0;
+    fprintf(stderr, "draftattn: %s\n", error.text);
+    return error.interrupted ? 130 : error.usage ? 2 : 1;
+}

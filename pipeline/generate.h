@@ -1,0 +1,90 @@
+/*
+ * Prompt to video: the runtime as one call.
+ *
+ *     model_open(&model, folder, error)
+ *     settings = generate_settings_default(); settings.prompt = ...; settings.output = ...
+ *     generate_settings_resolve(&settings, &model, &events, error)
+ *     generate_run(&model, &settings, &events, &report, error)
+ */
+#ifndef PIPELINE_GENERATE_H
+#define PIPELINE_GENERATE_H
+
+#include "error.h"
+#include "memory_plan.h"
+#include "model.h"
+#include "models/self_attention.h"
+#include "progress.h"
+
+#include <draftattn.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum generate_phase {
+    PHASE_LOAD,
+    PHASE_TEXT,
+    PHASE_DENOISE,
+    PHASE_DECODE,
+    PHASE_WRITE,
+    PHASE_COUNT
+};
+
+const char *generate_phase_name(enum generate_phase phase);
+
+/* What the caller hears while the work goes on. Members may be NULL. */
+struct generate_events {
+    /* done of total in this phase; false stops the work. */
+    bool (*step)(void *user, enum generate_phase phase, int64_t done, int64_t total);
+    /* Something the user should know: a size that was rounded, the memory plan. Lines without a last
+     * newline. */
+    void (*note)(void *user, const char *text);
+    void *user;
+};
+
+struct generate_settings {
+    const char *prompt;
+    const char *negative_prompt; /* NULL = the model's */
+    const char *output;
+    const char *save_latents;             /* NULL = only after a failed decode */
+    const char *noise_file;               /* NULL = noise from the seed */
+    int64_t width, height, frames, steps; /* 0 = the model's */
+    double fps, flow_shift;               /* 0 = the model's */
+    double guidance;                      /* negative = the model's; at most 1 = no guidance */
+    const char *sampler;                  /* NULL = unipc */
+    uint64_t seed;
+    draftattn_plan_desc attention; /* without grid, heads, head_dim */
+    draftattn_backend backend;
+    int32_t threads; /* 0 = all */
+    int64_t tile;    /* VAE_TILE_AUTO, VAE_TILE_OFF, or a side in pixels */
+};
+
+struct generate_settings generate_settings_default(void);
+
+/* Fills in what is left to the model, rounds sizes to what it takes (with a note), checks every value.
+ * Strings of settings may point into the model afterwards. */
+bool generate_settings_resolve(struct generate_settings *settings, const struct model *model,
+                               const struct generate_events *events, struct error *error);
+
+/* "seed 1; 256x256; 33 frames; ..." for the file's metadata. Like snprintf. */
+int generate_settings_describe(const struct generate_settings *settings, const char *model_name,
+                               char *buffer, size_t size);
+
+struct generate_report {
+    double seconds[PHASE_COUNT];
+    double total_seconds;
+    double step_seconds; /* of denoising, mean */
+    struct self_attention_report attention;
+    const char *backend, *kernel; /* static */
+    const char *encoder;          /* static */
+    struct memory_plan memory;
+    int64_t memory_peak; /* measured */
+    int64_t tokens;      /* of a forward pass */
+};
+
+/* settings resolved. On failure there is no output file; after a failed decode the latents are kept and the
+ * message says where. */
+bool generate_run(const struct model *model, const struct generate_settings *settings,
+                  const struct generate_events *events, struct generate_report *report,
+                  struct error *error);
+
+#endif
