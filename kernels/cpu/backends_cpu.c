@@ -1,0 +1,47 @@
+/* Owns the tables of the CPU backends: the same stages, each with the micro-kernels of its instruction
+ * set. The reference backend is in backend_reference.c. */
+#include "cpu_features.h"
+#include "stages_cpu.h"
+
+static const char *avx512_why_not(int32_t device)
+{
+    (void)device;
+    return cpu_features_why_not(DRAFTATTN_BACKEND_AVX512);
+}
+
+static const char *avx2_why_not(int32_t device)
+{
+    (void)device;
+    return cpu_features_why_not(DRAFTATTN_BACKEND_AVX2);
+}
+
+static const char *portable_why_not(int32_t device)
+{
+    (void)device;
+    return cpu_features_why_not(DRAFTATTN_BACKEND_PORTABLE);
+}
+
+bool cpu_scratch_size(const struct problem *problem, size_t *bytes)
+{
+    struct scratch_cpu scratch;
+    return scratch_cpu_open(problem, NULL, &scratch, bytes);
+}
+
+int64_t cpu_group_heads(const struct problem *problem)
+{
+    struct scratch_cpu scratch;
+    scratch_cpu_open(problem, NULL, &scratch, NULL);
+    return scratch.group;
+}
+
+#define CPU_BACKEND(identity, probe)                                                               \
+    {                                                                                              \
+        .version = BACKEND_VERSION, .id = identity, .automatic = true, .why_not = probe,           \
+        .scratch_size = cpu_scratch_size, .group_heads = cpu_group_heads, .pool = cpu_pool,        \
+        .draft_map = cpu_draft_map, .gather = cpu_gather, .attend = cpu_attend,                    \
+        .repair = cpu_repair                                                                       \
+    }
+
+const struct backend backend_avx512 = CPU_BACKEND(DRAFTATTN_BACKEND_AVX512, avx512_why_not);
+const struct backend backend_avx2 = CPU_BACKEND(DRAFTATTN_BACKEND_AVX2, avx2_why_not);
+const struct backend backend_portable = CPU_BACKEND(DRAFTATTN_BACKEND_PORTABLE, portable_why_not);

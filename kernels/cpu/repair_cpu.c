@@ -1,0 +1,142 @@
+/*
+ * Owns repair: choosing the probe rows that the fit looks at, judging the fit, correcting and delivering
+ * the rows. A head is corrected only where rows that the fit has not seen gain by it; probe rows of a
+ * corrected head are delivered as they were computed, exactly. Rows that saw every key are left alone.
+ */
+#include "cpu_kernel.h"
+#include "rows_cpu.h"
+#include "stages_cpu.h"
+
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+/* Fewer rows say nothing, and a gain in squared error below this share may be chance. */
+#define MIN_FIT_ROWS 16
+#define MIN_GAIN     0.02
+
+static int64_t block_of(const struct problem *problem, int64_t position)
+{
+    return position / block_length(problem->query_begin, 0);
+}
+
+/* Copies the probe rows of blocks that skip something; returns how many there are. */
+static int64_t collect_rows(const struct run *run, const struct scratch_cpu *scratch, int64_t head,
+                            int64_t index, struct repair_fit *fit)
+{
+    const struct problem *problem = run->problem;
+    int64_t head_dim = problem->desc.head_dim, rows = 0;
+    size_t bytes = (size_t)head_dim * sizeof(float);
+    int64_t probes = index * problem->probes, tokens = index * problem->tokens;
+    float *o = scratch->fit_o + probes * head_dim, *q = scratch->fit_q + probes * head_dim;
+    float *exact = scratch->fit_exact + probes * head_dim;
+    for (int64_t i = 0; i < problem->probes; i++) {
+        int64_t position = probe_position(problem, i);
+        if (block_is_full(run, head, block_of(problem, position)))
+            continue;
+        memcpy(o + rows * head_dim, scratch->o + (tokens + position) * head_dim, bytes);
+        memcpy(q + rows * head_dim, scratch->q + (tokens + position) * head_dim, bytes);
+        memcpy(exact + rows * head_dim, scratch->exact + (probes + i) * head_dim, bytes);
+        rows++;
+    }
+    fit->o = o, fit->q = q, fit->exact = exact;
+    return rows;
+}
+
+static double norm_of(const float *x, int64_t count)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++)
+        sum += (double)x[i] * (double)x[i];
+    return sum;
+}
+
+static float relative(double error, double norm)
+{
+    if (norm > 0)
+        return (float)sqrt(error / norm);
+    return error > 0 ? INFINITY : 0;
+}
+
+static void fit_head(const struct run *run, const struct scratch_cpu *scratch, int64_t head,
+                     int64_t index, const struct thread_cpu *thread)
+{
+    const struct problem *problem = run->problem;
+    int64_t head_dim = problem->desc.head_dim;
+    draftattn_head_stats *stats = &run->heads[head];
+    struct repair_fit fit = {.head_dim = (int32_t)head_dim,
+                             .ridge = problem->desc.ridge,
+                             .weight = scratch->weight + index * 2 * head_dim * head_dim,
+                             .shift = scratch->shift + index * head_dim,
+                             .scratch = thread->fit};
+    if (head_is_full(run, head))
+        return;
+    fit.rows = collect_rows(run, scratch, head, index, &fit);
+    double norm = norm_of(scratch->exact + index * problem->probes * head_dim,
+                          problem->probes * head_dim);
+    double error = 0;
+    for (int64_t i = 0; i < fit.rows * head_dim; i++) {
+        double difference = (double)fit.exact[i] - (double)fit.o[i];
+        error += difference * difference;
+    }
+    stats->error = stats->error_before = relative(error, norm);
+    if (!run->repair || fit.rows < MIN_FIT_ROWS || error == 0)
+        return;
+    if (!cpu_kernel_of(problem)->repair->fit(&fit) || !(fit.error_unseen < (1 - MIN_GAIN) * error))
+        return;
+    /* The unseen error holds for the rows that are not probes; those are delivered exactly. */
+    double unseen = 1 - (double)problem->probes / (double)problem->video_tokens;
+    stats->error = relative(fit.error_unseen * unseen, norm);
+    stats->repaired = 1;
+}
+
+static void put_exact_rows(const struct problem *problem, const struct scratch_cpu *scratch,
+                           int64_t index, int64_t begin, int64_t end, float *o)
+{
+    int64_t head_dim = problem->desc.head_dim;
+    for (int64_t i = 0; i < problem->probes; i++) {
+        int64_t position = probe_position(problem, i);
+        if (position >= begin && position < end)
+            memcpy(o + (position - begin) * head_dim,
+                   scratch->exact + (index * problem->probes + i) * head_dim,
+                   (size_t)head_dim * sizeof(*o));
+    }
+}
+
+static void deliver_block(const struct run *run, const struct scratch_cpu *scratch, int64_t head,
+                          int64_t index, int64_t block, const struct thread_cpu *thread)
+{
+    const struct problem *problem = run->problem;
+    int64_t head_dim = problem->desc.head_dim;
+    int64_t begin = problem->query_begin[block], end = problem->query_begin[block + 1];
+    int64_t offset = (index * problem->tokens + begin) * head_dim;
+    struct rows to = rows_of(problem, run->o, head);
+    float *o = scratch->o + offset;
+    if (run->heads[head].repaired && !block_is_full(run, head, block)) {
+        cpu_kernel_of(problem)->repair->apply(
+            end - begin, (int32_t)head_dim, scratch->weight + index * 2 * head_dim * head_dim,
+            scratch->shift + index * head_dim, scratch->q + offset, o, thread->o);
+        put_exact_rows(problem, scratch, index, begin, end, o);
+    }
+    for (int64_t i = begin; i < end; i++)
+        rows_store(&to, i, o + (i - begin) * head_dim);
+}
+
+draftattn_status cpu_repair(const struct run *run, int64_t first, int64_t count)
+{
+    const struct problem *problem = run->problem;
+    int64_t blocks = problem->video_query_blocks;
+    struct scratch_cpu scratch;
+    scratch_cpu_open(problem, run->scratch, &scratch, NULL);
+#pragma omp parallel num_threads(problem->threads)
+    {
+        struct thread_cpu thread = scratch_cpu_thread(problem, &scratch, omp_get_thread_num());
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < count; i++)
+            fit_head(run, &scratch, first + i, i, &thread);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < count * blocks; i++)
+            deliver_block(run, &scratch, first + i / blocks, i / blocks, i % blocks, &thread);
+    }
+    return DRAFTATTN_SUCCESS;
+}

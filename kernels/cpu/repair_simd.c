@@ -1,0 +1,277 @@
+/*
+ * Owns the arithmetic of repair. Compiled once per instruction set with REPAIR_NAME and VECTOR_FLOATS
+ * from the build. It refuses fits whose features do not vary.
+ *
+ * With the n probe rows' features x = [o, beta q] (beta = rms(o) / rms(q)), centred to X, and their
+ * residual e = exact - o, centred to E, ridge regression is solved in the dual, n x n:
+ *
+ *     A = (X X^T + lambda I)^-1,  alpha = A E,  W = X^T alpha,  lambda = ridge * |X|^2 / features
+ *
+ * A row left out would have been predicted with the error lambda alpha_i / (lambda A_ii - 1/n): that is
+ * exact for ridge with an intercept, and it is how the fit is judged, on rows it has not seen. Source:
+ * probe-row repair after arXiv 2608.18484; the leave-one-out form is Allen's PRESS statistic.
+ *
+ * Products are float in register tiles; the factorisation and the solves are double, each an axpy over
+ * contiguous rows, which the compiler vectorises without reordering a sum.
+ */
+#include "repair_simd.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef float vector __attribute__((vector_size(VECTOR_FLOATS * sizeof(float))));
+
+enum { TILE_ROWS = 4, TILE_VECTORS = 2, TILE_COLUMNS = TILE_VECTORS * VECTOR_FLOATS };
+
+static inline vector load(const float *from)
+{
+    vector value;
+    memcpy(&value, from, sizeof(value));
+    return value;
+}
+
+static inline void store(float *to, vector value)
+{
+    memcpy(to, &value, sizeof(value));
+}
+
+struct matrix {
+    const float *data;
+    int64_t stride; /* of a row */
+};
+
+/* out tile += a[TILE_ROWS][inner] b[inner][TILE_COLUMNS] */
+static void multiply_tile(int64_t inner, struct matrix a, struct matrix b, float *out,
+                          int64_t out_stride)
+{
+    vector sum[TILE_ROWS][TILE_VECTORS];
+    for (int r = 0; r < TILE_ROWS; r++)
+        for (int c = 0; c < TILE_VECTORS; c++)
+            sum[r][c] = load(out + r * out_stride + c * VECTOR_FLOATS);
+    for (int64_t k = 0; k < inner; k++) {
+        for (int c = 0; c < TILE_VECTORS; c++) {
+            vector column = load(b.data + k * b.stride + c * VECTOR_FLOATS);
+            for (int r = 0; r < TILE_ROWS; r++)
+                sum[r][c] += a.data[r * a.stride + k] * column;
+        }
+    }
+    for (int r = 0; r < TILE_ROWS; r++)
+        for (int c = 0; c < TILE_VECTORS; c++)
+            store(out + r * out_stride + c * VECTOR_FLOATS, sum[r][c]);
+}
+
+/* One row over the columns from first on. */
+static void multiply_row(int64_t inner, int64_t first, int64_t columns, const float *a,
+                         struct matrix b, float *out)
+{
+    for (int64_t k = 0; k < inner; k++)
+        for (int64_t c = first; c < columns; c++)
+            out[c] += a[k] * b.data[k * b.stride + c];
+}
+
+/* out[rows][columns] += a[rows][inner] b[inner][columns] */
+static void multiply_add(int64_t rows, int64_t inner, int64_t columns, struct matrix a,
+                         struct matrix b, float *out, int64_t out_stride)
+{
+    int64_t whole_rows = rows - rows % TILE_ROWS;
+    int64_t whole_columns = columns - columns % TILE_COLUMNS;
+    for (int64_t c = 0; c < whole_columns; c += TILE_COLUMNS)
+        for (int64_t r = 0; r < whole_rows; r += TILE_ROWS)
+            multiply_tile(inner, (struct matrix){a.data + r * a.stride, a.stride},
+                          (struct matrix){b.data + c, b.stride}, out + r * out_stride + c,
+                          out_stride);
+    for (int64_t r = 0; r < rows; r++)
+        multiply_row(inner, r < whole_rows ? whole_columns : 0, columns, a.data + r * a.stride, b,
+                     out + r * out_stride);
+}
+
+/* out[0 .. count) -= factor * x */
+static void subtract(int64_t count, double factor, const double *x, double *out)
+{
+    for (int64_t i = 0; i < count; i++)
+        out[i] -= factor * x[i];
+}
+
+static double sum_of_squares(const float *x, int64_t count)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++)
+        sum += (double)x[i] * (double)x[i];
+    return sum;
+}
+
+/* Takes the mean over rows out of x[rows][count] and writes it. */
+static void centre(float *x, int64_t rows, int64_t count, int64_t stride, float *mean)
+{
+    memset(mean, 0, (size_t)count * sizeof(*mean));
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < count; i++)
+            mean[i] += x[r * stride + i] / (float)rows;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < count; i++)
+            x[r * stride + i] -= mean[i];
+}
+
+/* a = u^T u in place, upper triangle by rows; false where it is not positive definite. */
+static bool factorise(double *u, int64_t n)
+{
+    for (int64_t k = 0; k < n; k++) {
+        double *row = u + k * n, pivot = row[k];
+        if (!(pivot > 0) || !isfinite(pivot))
+            return false;
+        double scale = 1 / sqrt(pivot);
+        for (int64_t j = k; j < n; j++)
+            row[j] *= scale;
+        for (int64_t i = k + 1; i < n; i++)
+            subtract(n - i, row[i], row + i, u + i * n + i);
+    }
+    return true;
+}
+
+/* b[n][count] = (u^T u)^-1 b */
+static void solve(const double *u, int64_t n, double *b, int64_t count)
+{
+    for (int64_t k = 0; k < n; k++) {
+        for (int64_t c = 0; c < count; c++)
+            b[k * count + c] /= u[k * n + k];
+        for (int64_t i = k + 1; i < n; i++)
+            subtract(count, u[k * n + i], b + k * count, b + i * count);
+    }
+    for (int64_t i = n - 1; i >= 0; i--) {
+        for (int64_t k = i + 1; k < n; k++)
+            subtract(count, u[i * n + k], b + k * count, b + i * count);
+        for (int64_t c = 0; c < count; c++)
+            b[i * count + c] /= u[i * n + i];
+    }
+}
+
+/* v = u^-1, upper triangle by rows. */
+static void invert(const double *u, int64_t n, double *v)
+{
+    for (int64_t i = n - 1; i >= 0; i--) {
+        double *row = v + i * n;
+        memset(row, 0, (size_t)n * sizeof(*row));
+        row[i] = 1;
+        for (int64_t k = i + 1; k < n; k++)
+            subtract(n - k, u[i * n + k], v + k * n + k, row + k);
+        for (int64_t j = i; j < n; j++)
+            row[j] /= u[i * n + i];
+    }
+}
+
+struct buffers {
+    float *x, *xt, *gram, *alpha_float, *mean;
+    double *upper, *inverse, *alpha;
+};
+
+static struct buffers open_scratch(const struct repair_fit *fit)
+{
+    struct repair_layout layout = repair_lay_out(fit->rows, fit->head_dim);
+    char *base = fit->scratch;
+    return (struct buffers){.x = (float *)(base + layout.x),
+                            .xt = (float *)(base + layout.xt),
+                            .gram = (float *)(base + layout.gram),
+                            .alpha_float = (float *)(base + layout.alpha_float),
+                            .mean = (float *)(base + layout.mean),
+                            .upper = (double *)(base + layout.upper),
+                            .inverse = (double *)(base + layout.inverse),
+                            .alpha = (double *)(base + layout.alpha)};
+}
+
+/* Fills x, xt, alpha (with the centred residual), mean, error. Returns beta. */
+static float make_features(struct repair_fit *fit, struct buffers *b)
+{
+    int64_t n = fit->rows, d = fit->head_dim, features = 2 * d;
+    double o_norm = sum_of_squares(fit->o, n * d), q_norm = sum_of_squares(fit->q, n * d);
+    float beta = q_norm > 0 ? (float)sqrt(o_norm / q_norm) : 0;
+    for (int64_t r = 0; r < n; r++) {
+        for (int64_t i = 0; i < d; i++) {
+            b->x[r * features + i] = fit->o[r * d + i];
+            b->x[r * features + d + i] = beta * fit->q[r * d + i];
+            b->alpha_float[r * d + i] = fit->exact[r * d + i] - fit->o[r * d + i];
+        }
+    }
+    fit->error = sum_of_squares(b->alpha_float, n * d);
+    centre(b->x, n, features, features, b->mean);
+    centre(b->alpha_float, n, d, d, b->mean + features);
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t i = 0; i < features; i++)
+            b->xt[i * n + r] = b->x[r * features + i];
+    for (int64_t i = 0; i < n * d; i++)
+        b->alpha[i] = (double)b->alpha_float[i];
+    return beta;
+}
+
+/* Sum of squares of the leave-one-out residuals; negative where it cannot be told. */
+static double unseen_error(const struct repair_fit *fit, const struct buffers *b, double lambda)
+{
+    int64_t n = fit->rows, d = fit->head_dim;
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double diagonal = 0, residual = 0;
+        for (int64_t j = i; j < n; j++)
+            diagonal += b->inverse[i * n + j] * b->inverse[i * n + j];
+        double leverage_left = lambda * diagonal - 1 / (double)n;
+        if (!(leverage_left > 1e-9))
+            return -1;
+        for (int64_t c = 0; c < d; c++)
+            residual += b->alpha[i * d + c] * b->alpha[i * d + c];
+        sum += residual * (lambda / leverage_left) * (lambda / leverage_left);
+    }
+    return sum;
+}
+
+/* W and the shift that stands for both means; beta moves from the features into W. */
+static void finish(struct repair_fit *fit, const struct buffers *b, float beta)
+{
+    int64_t n = fit->rows, d = fit->head_dim, features = 2 * d;
+    for (int64_t i = 0; i < n * d; i++)
+        b->alpha_float[i] = (float)b->alpha[i];
+    memset(fit->weight, 0, (size_t)(features * d) * sizeof(*fit->weight));
+    multiply_add(features, n, d, (struct matrix){b->xt, n}, (struct matrix){b->alpha_float, d},
+                 fit->weight, d);
+    memcpy(fit->shift, b->mean + features, (size_t)d * sizeof(*fit->shift));
+    for (int64_t i = 0; i < features; i++)
+        for (int64_t c = 0; c < d; c++)
+            fit->shift[c] -= b->mean[i] * fit->weight[i * d + c];
+    for (int64_t i = d * d; i < features * d; i++)
+        fit->weight[i] *= beta;
+}
+
+static bool fit_rows(struct repair_fit *fit)
+{
+    struct buffers b = open_scratch(fit);
+    int64_t n = fit->rows, features = 2 * (int64_t)fit->head_dim;
+    float beta = make_features(fit, &b);
+    double lambda = fit->ridge * sum_of_squares(b.x, n * features) / (double)features;
+    if (!(lambda > 0) || !isfinite(lambda))
+        return false;
+    memset(b.gram, 0, (size_t)(n * n) * sizeof(*b.gram));
+    multiply_add(n, features, n, (struct matrix){b.x, features}, (struct matrix){b.xt, n}, b.gram, n);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = i; j < n; j++)
+            b.upper[i * n + j] = (double)b.gram[i * n + j] + (i == j ? lambda : 0);
+    if (!factorise(b.upper, n))
+        return false;
+    solve(b.upper, n, b.alpha, fit->head_dim);
+    invert(b.upper, n, b.inverse);
+    fit->error_unseen = unseen_error(fit, &b, lambda);
+    if (!(fit->error_unseen >= 0) || !isfinite(fit->error_unseen))
+        return false;
+    finish(fit, &b, beta);
+    return true;
+}
+
+static void apply(int64_t rows, int32_t head_dim, const float *weight, const float *shift,
+                  const float *q, float *o, float *fixed)
+{
+    int64_t d = head_dim;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < d; c++)
+            fixed[r * d + c] = o[r * d + c] + shift[c];
+    multiply_add(rows, d, d, (struct matrix){o, d}, (struct matrix){weight, d}, fixed, d);
+    multiply_add(rows, d, d, (struct matrix){q, d}, (struct matrix){weight + d * d, d}, fixed, d);
+    memcpy(o, fixed, (size_t)(rows * d) * sizeof(*o));
+}
+
+const struct repair_kernels REPAIR_NAME = {fit_rows, apply};

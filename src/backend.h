@@ -1,0 +1,106 @@
+/*
+ * The seam between the library and its kernels, and the only way across it: one constant table of
+ * function pointers per backend. src/ decides what is to be done and hands over a struct run; a backend
+ * does it in its own memory space. Nothing here knows an instruction set or a device.
+ *
+ * The table is versioned: new members go to the end and raise BACKEND_VERSION.
+ */
+#ifndef DRAFTATTN_BACKEND_H
+#define DRAFTATTN_BACKEND_H
+
+#include <draftattn.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define BACKEND_VERSION 1
+
+/* One compiled attention kernel: a line of kernels/variants.def. */
+struct kernel_row {
+    const char *name;
+    draftattn_backend backend;
+    int32_t head_dim;           /* 0 = any */
+    const void *implementation; /* only its backend knows the type */
+};
+
+/* What a plan settled. Positions are places in block order; block b holds [begin[b], begin[b + 1]). */
+struct problem {
+    draftattn_plan_desc desc;   /* checked; softmax_scale is never 0, dense_layers is the plan's copy */
+    const struct kernel_row *kernel;
+    int32_t threads;            /* >= 1 */
+    const int64_t *order;       /* [tokens] position -> token; NULL = the caller holds block order */
+    const int64_t *query_begin; /* [query_blocks + 1], video blocks first */
+    const int64_t *key_begin;   /* [key_blocks + 1], video blocks first */
+    int64_t tokens, video_tokens;
+    int64_t query_blocks, video_query_blocks;
+    int64_t key_blocks, video_key_blocks;
+    int64_t probes;             /* rows per head, <= video_tokens */
+    int64_t heads;              /* batch * heads */
+};
+
+/* One call. Heads are counted through the batch: batch * heads + head. */
+struct run {
+    const struct problem *problem;
+    const draftattn_tensor *q, *k, *v, *o;
+    const draftattn_tensor *lse;       /* NULL = not wanted */
+    const draftattn_block_list *list;  /* NULL = every pair, and then neither means nor probes */
+    bool compensation;                 /* unlisted blocks enter through their means */
+    bool probes;                       /* compute the probe rows, estimate the error */
+    bool repair;                       /* and apply the correction */
+    draftattn_head_stats *heads;       /* [heads], density filled in; repair fills in the rest */
+    void *scratch;                     /* scratch_size() bytes, in the backend's memory space */
+    void *stream;
+};
+
+/*
+ * Stages return SUCCESS, OUT_OF_MEMORY or DEVICE_ERROR, the last two with error words of their own
+ * left to the caller. They run in this order; gather, attend and repair once per group of heads
+ * [first, first + count) with count <= group_heads().
+ */
+struct backend {
+    int32_t version;
+    draftattn_backend id;
+    bool automatic; /* may be chosen without being asked for */
+
+    /* NULL = works on this machine, else why not, in words (static). */
+    const char *(*why_not)(int32_t device);
+    /* Bytes of scratch; false where the number does not fit. */
+    bool (*scratch_size)(const struct problem *problem, size_t *bytes);
+    int64_t (*group_heads)(const struct problem *problem);
+
+    /* Block means of q, k, v for all heads; v may be NULL where only the map is wanted. */
+    draftattn_status (*pool)(const struct run *run);
+    /* map [heads, video_query_blocks, video_key_blocks] in host memory, from the means. */
+    draftattn_status (*draft_map)(const struct run *run, draftattn_score score, float *map);
+    /* Into block order and the compute type. */
+    draftattn_status (*gather)(const struct run *run, int64_t first, int64_t count);
+    /* Delivers o and lse; with probes, video rows of o wait in scratch for repair. */
+    draftattn_status (*attend)(const struct run *run, int64_t first, int64_t count);
+    /* Fit, correction, head stats, delivery of o. Called only with probes. */
+    draftattn_status (*repair)(const struct run *run, int64_t first, int64_t count);
+};
+
+/* All backends of this build, in the order in which AUTO tries them; ended by NULL. */
+const struct backend *const *backends_all(void);
+
+/* NULL where this build has none. */
+const struct backend *backends_find(draftattn_backend id);
+
+/* All compiled kernels, fastest first; each names its backend. */
+const struct kernel_row *kernels_all(int32_t *count);
+
+/* Block order position of probe row index: spread evenly, in the middle of its share. */
+static inline int64_t probe_position(const struct problem *problem, int64_t index)
+{
+    return (int64_t)(((double)index + 0.5) * (double)problem->video_tokens /
+                     (double)problem->probes);
+}
+
+/* Row of the block list. */
+static inline int64_t list_row(const struct problem *problem, int64_t head, int64_t query_block)
+{
+    return head * problem->query_blocks + query_block;
+}
+
+#endif

@@ -1,0 +1,27 @@
+/* Owns the draft map as a stage that can be called alone: block means of q and k, softmax over means. */
+#include "error.h"
+#include "tensor_check.h"
+#include "workspace.h"
+
+draftattn_status draftattn_draft_map(const draftattn_plan *plan, const draftattn_tensor *q,
+                                     const draftattn_tensor *k, float *map, void *workspace,
+                                     size_t workspace_size, void *stream)
+{
+    RETURN_IF(!plan || !map, DRAFTATTN_INVALID_ARGUMENT, "%s is NULL", plan ? "map" : "plan");
+    const struct problem *problem = &plan->problem;
+    const struct backend *backend = plan->context->backend;
+    TRY(workspace_check(plan, workspace, workspace_size));
+    TRY(tensor_check_input(problem, "q", q, problem->desc.in_dtype, problem->desc.head_dim));
+    TRY(tensor_check_input(problem, "k", k, problem->desc.in_dtype, problem->desc.head_dim));
+    struct run run = {.problem = problem,
+                      .q = q,
+                      .k = k,
+                      .scratch = workspace_scratch(plan, workspace),
+                      .stream = stream};
+    draftattn_status status = backend->pool(&run);
+    if (status == DRAFTATTN_SUCCESS)
+        status = backend->draft_map(&run, DRAFTATTN_SCORE_MASS, map);
+    RETURN_IF(status != DRAFTATTN_SUCCESS, status, "the draft map failed: %s",
+              draftattn_status_string(status));
+    return DRAFTATTN_SUCCESS;
+}

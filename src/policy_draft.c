@@ -1,0 +1,51 @@
+/*
+ * The policy draft: row-fair selection. Every query block is sure of a share of the head's budget, so
+ * that a flat row does not starve beside peaked ones; the rest goes where the scores of the whole head
+ * are highest. Heads may trade budget with each other at a fixed mean. select.c defines the set.
+ */
+#include "select.h"
+
+#include <math.h>
+
+static int64_t clip(int64_t value, int64_t low, int64_t high)
+{
+    return value < low ? low : value > high ? high : value;
+}
+
+int64_t policy_draft_budget(const struct problem *problem)
+{
+    int64_t rows = problem->video_query_blocks, video = rows * problem->video_key_blocks;
+    int64_t pairs = problem->query_blocks * problem->key_blocks;
+    double budget = round((1 - problem->desc.sparsity) * (double)pairs);
+    return clip((int64_t)budget - (pairs - video), rows, video);
+}
+
+static void fill_head(const struct problem *problem, const float *score, uint8_t *keep,
+                      int64_t budget)
+{
+    int64_t rows = problem->video_query_blocks, columns = problem->video_key_blocks;
+    double share = floor(problem->desc.row_floor * (double)budget / (double)rows);
+    int64_t floor_count = clip((int64_t)share, 1, columns);
+    for (int64_t row = 0; row < rows; row++)
+        select_mark_best(score + row * columns, keep + row * columns, columns, floor_count);
+    select_mark_best(score, keep, rows * columns, budget - rows * floor_count);
+}
+
+void policy_draft(const struct problem *problem, const float *score, uint8_t *keep, int64_t *scratch)
+{
+    int64_t rows = problem->video_query_blocks, video = rows * problem->video_key_blocks;
+    int64_t mean = policy_draft_budget(problem), heads = problem->desc.heads;
+    int64_t *budget = scratch, *histogram = scratch + problem->heads;
+    double spread = problem->desc.head_spread;
+    int64_t low = clip((int64_t)ceil((double)mean / spread), rows, mean);
+    int64_t high = clip((int64_t)fmin((double)mean * spread, (double)video), mean, video);
+    for (int64_t head = 0; head < problem->heads; head++)
+        budget[head] = mean;
+    if (spread > 1)
+        for (int64_t head = 0; head < problem->heads; head += heads)
+            select_share(score + head * video, heads, video, mean, low, high, budget + head,
+                         histogram, problem->threads);
+#pragma omp parallel for schedule(dynamic) num_threads(problem->threads)
+    for (int64_t head = 0; head < problem->heads; head++)
+        fill_head(problem, score + head * video, keep + head * video, budget[head]);
+}

@@ -1,0 +1,17 @@
+#ifndef DRAFTATTN_TENSOR_CHECK_H
+#define DRAFTATTN_TENSOR_CHECK_H
+
+#include "backend.h"
+
+/* A tensor that is read: dtype, shape [batch, heads, tokens, last], strides that stay in 63 bits. */
+draftattn_status tensor_check_input(const struct problem *problem, const char *name,
+                                    const draftattn_tensor *tensor, draftattn_dtype dtype,
+                                    int64_t last);
+
+/* The same for one that is written: no two elements may share a place, and none may lie in the
+ * workspace. */
+draftattn_status tensor_check_output(const struct problem *problem, const char *name,
+                                     const draftattn_tensor *tensor, draftattn_dtype dtype,
+                                     int64_t last, const void *workspace, size_t workspace_size);
+
+#endif
