@@ -23,60 +23,31 @@ bool golden_open(const struct golden *golden, const char *file, struct checkpoin
     return checkpoint_open(out, path, error);
 }
 
-static float half_to_float(uint16_t half)
+/* Ids and masks; stored data are unaligned. */
+static bool integers_to_float(const struct stored_tensor *tensor, int64_t count, float *out)
 {
-    int exponent = half >> 10 & 31;
-    int mantissa = half & 1023;
-    float sign = half & 0x8000 ? -1.0f : 1.0f;
-    if (exponent == 31)
-        return mantissa ? NAN : sign * INFINITY;
-    if (exponent == 0)
-        return sign * ldexpf((float)mantissa, -24);
-    return sign * ldexpf((float)(mantissa + 1024), exponent - 25);
-}
-
-static float bfloat_to_float(uint16_t bits)
-{
-    uint32_t wide = (uint32_t)bits << 16;
-    float value;
-    memcpy(&value, &wide, sizeof value);
-    return value;
-}
-
-/* One element; stored data are unaligned. */
-#define LOAD(type, data, index)                                                                    \
-    memcpy(&(type), (const char *)(data) + (size_t)(index) * sizeof(type), sizeof(type))
-
-static float element(const struct stored_tensor *tensor, int64_t index)
-{
-    double f64;
-    float f32;
-    uint16_t u16;
-    int64_t i64;
-    int32_t i32;
-    switch (tensor->dtype) {
-    case STORED_F64:
-        LOAD(f64, tensor->data, index);
-        return (float)f64;
-    case STORED_F32:
-        LOAD(f32, tensor->data, index);
-        return f32;
-    case STORED_F16:
-        LOAD(u16, tensor->data, index);
-        return half_to_float(u16);
-    case STORED_BF16:
-        LOAD(u16, tensor->data, index);
-        return bfloat_to_float(u16);
-    case STORED_I64:
-        LOAD(i64, tensor->data, index);
-        return (float)i64;
-    case STORED_I32:
-        LOAD(i32, tensor->data, index);
-        return (float)i32;
-    case STORED_U8:
-        return (float)((const uint8_t *)tensor->data)[index];
+    const char *data = tensor->data;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t wide;
+        int32_t narrow;
+        switch (tensor->dtype) {
+        case STORED_I64:
+            memcpy(&wide, data + (size_t)i * sizeof wide, sizeof wide);
+            out[i] = (float)wide;
+            break;
+        case STORED_I32:
+            memcpy(&narrow, data + (size_t)i * sizeof narrow, sizeof narrow);
+            out[i] = (float)narrow;
+            break;
+        case STORED_U8:
+        case STORED_BOOL:
+            out[i] = (float)((const uint8_t *)data)[i];
+            break;
+        default:
+            return false;
+        }
     }
-    return NAN;
+    return true;
 }
 
 bool golden_floats(const struct checkpoint *io, const char *name, float **out,
@@ -91,8 +62,13 @@ bool golden_floats(const struct checkpoint *io, const char *name, float **out,
     *out = malloc((size_t)(count ? count : 1) * sizeof **out);
     if (!*out)
         return error_out_of_memory(error, name, (unsigned long long)count * sizeof **out);
-    for (int64_t i = 0; i < count; i++)
-        (*out)[i] = element(tensor, i);
+    if (!stored_to_float(tensor->dtype, tensor->data, count, *out) &&
+        !integers_to_float(tensor, count, *out)) {
+        free(*out);
+        *out = NULL;
+        return error_set(error, "%s: tensor '%s' is %s, which no test reads", checkpoint_path(io),
+                         name, stored_dtype_name(tensor->dtype));
+    }
     if (info)
         *info = tensor;
     return true;

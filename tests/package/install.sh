@@ -45,7 +45,7 @@ if [ -x "$prefix/bin/draftattn" ]; then
     unset LD_LIBRARY_PATH
     cd "$folder"
     "$prefix/bin/draftattn" --version | grep -q "$version" || fail "draftattn --version: not $version"
-    "$prefix/bin/draftattn" info | grep -q "$prefix/share/draftattn/tiny-world" ||
+    "$prefix/bin/draftattn" info | grep -q "$prefix/bin/../share/draftattn/tiny-world" ||
         fail "the installed program does not find the installed model"
     grep -q 'draftattn .* generate\|GENERATE' "$prefix/share/man/man1/draftattn.1" ||
         fail "the man page does not describe generate"

@@ -75,17 +75,6 @@ static void test_close_refuses_what_is_not_a_number(void **state)
     assert_false(golden_close("values", want, nan_inside, 2, 1e30, &error));
 }
 
-static void test_half_precision_is_read_exactly(void **state)
-{
-    (void)state;
-    assert_true(half_to_float(0x3C00) == 1.0f);
-    assert_true(half_to_float(0xC000) == -2.0f);
-    assert_true(half_to_float(0x0001) == ldexpf(1, -24));
-    assert_true(half_to_float(0x7BFF) == 65504.0f);
-    assert_true(isnan(half_to_float(0x7E00)));
-    assert_true(bfloat_to_float(0x3FC0) == 1.5f);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -94,7 +83,6 @@ int main(void)
         cmocka_unit_test(test_the_kind_of_a_tensor_sets_offset_and_scale),
         cmocka_unit_test(test_close_takes_what_is_within_the_tolerance),
         cmocka_unit_test(test_close_refuses_what_is_not_a_number),
-        cmocka_unit_test(test_half_precision_is_read_exactly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
