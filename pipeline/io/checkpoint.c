@@ -62,14 +62,17 @@ static char *resolve(const char *path, struct error *error)
                                         "diffusion_pytorch_model.safetensors",
                                         "model.safetensors.index.json", "model.safetensors"};
     char *found = NULL;
+    size_t length = strlen(path);
     if (!is_folder(path)) {
         found = strdup(path);
         if (!found)
             error_out_of_memory(error, path, strlen(path));
         return found;
     }
+    while (length > 1 && path[length - 1] == '/')
+        length--;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        found = join(path, strlen(path), names[i]);
+        found = join(path, length, names[i]);
         if (!found) {
             error_out_of_memory(error, path, strlen(path));
             return NULL;
