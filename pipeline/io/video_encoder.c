@@ -63,6 +63,7 @@ struct video_encoder {
     struct SwsContext *scale;    /* NULL for gif */
     struct gif_palette *palette; /* gif only */
     int64_t next;
+    bool begun; /* a header is written, a trailer not yet */
 };
 
 static bool fail(struct error *error, const char *path, const char *what, int code)
@@ -181,7 +182,8 @@ static bool write_header(struct video_encoder *e, const struct video_desc *desc,
     if (code >= 0)
         code = avformat_write_header(e->format, &options);
     av_dict_free(&options);
-    return code >= 0 || fail(error, e->path, "cannot write the header", code);
+    e->begun = code >= 0;
+    return e->begun || fail(error, e->path, "cannot write the header", code);
 }
 
 static bool make_frame(struct video_encoder *e, struct error *error)
@@ -282,6 +284,7 @@ bool video_encoder_finish(struct video_encoder *e, struct error *error)
 {
     if (!encode(e, NULL, error))
         return false;
+    e->begun = false;
     int code = av_write_trailer(e->format);
     if (code >= 0 && e->format->pb->error < 0)
         code = e->format->pb->error;
@@ -295,6 +298,8 @@ void video_encoder_free(struct video_encoder *e)
 {
     if (!e)
         return;
+    if (e->begun)
+        av_write_trailer(e->format); /* some muxers free what they hold here alone */
     if (e->format)
         avio_closep(&e->format->pb);
     sws_freeContext(e->scale);

@@ -1,0 +1,100 @@
+/* Still images: a round trip, and what is refused. */
+#include "io/image.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static char folder[64];
+
+static int make_folder(void **state)
+{
+    (void)state;
+    strcpy(folder, "/tmp/draftattn-test-XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    return rmdir(folder); /* fails where a test has left something */
+}
+
+static const char *in_folder(const char *name)
+{
+    static char path[128];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return path;
+}
+
+static void test_round_trip(void **state)
+{
+    (void)state;
+    uint8_t rgb[7 * 5 * 3];
+    struct image image = {7, 5, rgb}, back;
+    struct error error = {0};
+    for (size_t i = 0; i < sizeof rgb; i++)
+        rgb[i] = (uint8_t)(i * 37);
+    assert_true(image_write_png(in_folder("a.png"), &image, &error));
+    assert_true(image_read(&back, in_folder("a.png"), &error));
+    assert_int_equal(back.width, 7);
+    assert_int_equal(back.height, 5);
+    assert_memory_equal(back.rgb, rgb, sizeof rgb);
+    image_free(&back);
+    unlink(in_folder("a.png"));
+}
+
+static void write_file(const char *name, const void *bytes, size_t size)
+{
+    FILE *file = fopen(in_folder(name), "wb");
+    assert_int_equal(fwrite(bytes, 1, size, file), size);
+    fclose(file);
+}
+
+static void refused(const char *name, const char *words)
+{
+    struct image image;
+    struct error error = {0};
+    assert_false(image_read(&image, in_folder(name), &error));
+    assert_null(image.rgb);
+    assert_non_null(strstr(error.text, name));
+    assert_non_null(strstr(error.text, words));
+    unlink(in_folder(name));
+}
+
+static void test_refused(void **state)
+{
+    (void)state;
+    refused("none.png", "No such file");
+    write_file("empty.png", "", 0);
+    refused("empty.png", "not a PNG or JPEG");
+    write_file("text.png", "hello", 5);
+    refused("text.png", "not a PNG or JPEG");
+    /* a header that asks for 2^31 - 1 squared pixels */
+    static const uint8_t huge[] =
+        "\x89PNG\r\n\x1a\n\0\0\0\rIHDR\x7f\xff\xff\xff\x7f\xff\xff\xff\x08\x02"
+        "\0\0\0\0\0\0\0";
+    write_file("huge.png", huge, sizeof huge - 1);
+    refused("huge.png", "at most 16384");
+    uint8_t pixel[3] = {0};
+    struct image none = {0, 1, pixel};
+    struct error error = {0};
+    assert_false(image_write_png(in_folder("zero.png"), &none, &error));
+    assert_false(image_write_png("/dev/null/a.png", &(struct image){1, 1, pixel}, &error));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_refused),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
