@@ -42,7 +42,7 @@ static uint16_t double_to_half(double value)
         return sign | 0x7c00;
     }
     frexp(magnitude, &exponent); /* magnitude = m * 2^exponent, m in [0.5, 1) */
-    if (exponent < -13) {
+    if (exponent < -13 || magnitude == 0) {
         exponent = -13; /* below 2^-14 the spacing stays 2^-24 */
     }
     double steps = nearbyint(ldexp(magnitude, 11 - exponent));

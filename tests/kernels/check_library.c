@@ -42,7 +42,9 @@ static struct test_case random_case(struct random *random)
     desc->softmax_scale = random_chance(random, 0.8) ? 0 : 0.07f;
     desc->order = random_chance(random, 0.7) ? DRAFTATTN_ORDER_RASTER : DRAFTATTN_ORDER_BLOCK;
     desc->sparsity = sparsities[random_between(random, 0, 5)];
-    desc->key_block = random_chance(random, 0.7) ? 128 : 64;
+    /* The published method knows one block size. */
+    desc->key_block =
+        random_chance(random, 0.7) || desc->policy == DRAFTATTN_POLICY_DRAFT_PAPER ? 128 : 64;
     desc->strip_height = (int32_t)random_between(random, 1, 12);
     desc->score = random_chance(random, 0.5) ? DRAFTATTN_SCORE_MASS : DRAFTATTN_SCORE_SPREAD;
     desc->row_floor = random_uniform(random);
@@ -52,7 +54,10 @@ static struct test_case random_case(struct random *random)
     desc->dense_steps = 0;
     test.layout = (enum layout)random_between(random, 0, LAYOUT_COUNT - 1);
     test.deviation = random_chance(random, 0.8) ? 1 : 2.5;
-    test.list_share = random_chance(random, 0.3) ? random_uniform(random) : -1;
+    test.list_share = -1;
+    if (desc->policy == DRAFTATTN_POLICY_DRAFT && random_chance(random, 0.3)) {
+        test.list_share = random_uniform(random);
+    }
     test.rows = 60;
     test.seed = random_bits(random);
     return test;
@@ -75,7 +80,9 @@ static int check_backend(draftattn_context *context, const struct check_options 
             printf("%s: problem %lld fails: %s\n    %s\n", name, (long long)i, verdict.where, text);
             failures++;
         }
-        if (verdict.measured >= worst.measured) {
+        /* The rounding of a 16-bit output hides what the kernel adds. */
+        if (verdict.measured >= worst.measured &&
+            (test.desc.out_dtype == DRAFTATTN_F32 || verdict.measured > 1)) {
             worst = verdict;
         }
     }
