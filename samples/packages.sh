@@ -7,6 +7,7 @@ build_packages=(
     libdnnl-dev                     # oneDNN: matrix products and convolutions
     libavcodec-dev libavformat-dev libavutil-dev libswscale-dev # FFmpeg: video files
     libsentencepiece-dev            # the tokenizer of the text encoder
+    libutf8proc-dev                 # NFC and letters of prompts
     libcjson-dev libstb-dev         # JSON, images
 )
 test_packages=(
