@@ -1,8 +1,9 @@
 #!/bin/sh
 # Makes the man page out of the program's own help: man-page.sh PROGRAM VERSION OUTPUT
 #
-# Help is regular: "Usage:" lines, headings that end in a colon at the left edge, options that begin with two
-# spaces and a dash, their words two or more spaces behind, continuation lines deeper; the rest is text.
+# Help is regular: "Usage:" lines, headings that end in a colon at the left edge, commands and options that
+# begin with two spaces (six where there is no letter), their words two or more spaces behind, continuation
+# lines deeper; the rest is text.
 set -eu
 program=$1
 version=$2
@@ -10,11 +11,11 @@ output=$3
 
 page() { # stdin: one help text
     awk '
-    function escape(s) { gsub(/\\/, "\\e", s); gsub(/-/, "\\-", s); if (s ~ /^[.\047]/) s = "\\&" s; return s }
+    function escape(s) { gsub(/\\/, "\\e", s); gsub(/-/, "\\-", s); gsub(/"/, "\\(dq", s); if (s ~ /^[.\047]/) s = "\\&" s; return s }
     /^$/ { if (!quiet) print ".PP"; next }
     /^[Uu]sage:/ { sub(/^[Uu]sage: */, ""); print ".B " escape($0); quiet = 0; next }
     /^[A-Z][^.]*:$/ { sub(/:$/, ""); print ".SS " escape($0); quiet = 1; next }
-    /^  +[-a-z]/ && match($0, /^  ? ?[-a-z]/) {
+    /^(  |      )-/ || /^  [a-z]/ {
         line = $0; sub(/^ +/, "", line); at = match(line, /   *[^ ]/)
         print ".TP"
         if (at) {
