@@ -35,7 +35,8 @@ static double now(void)
 }
 
 /* Books the time since the last booking and puts words to a failure. */
-static draftattn_status stage_done(struct call *call, draftattn_stage stage, draftattn_status status)
+static draftattn_status stage_done(struct call *call, draftattn_stage stage,
+                                   draftattn_status status)
 {
     double time = now();
     call->stats.seconds[stage] += time - call->clock;
@@ -105,8 +106,10 @@ static void fill_heads(struct call *call)
             kept = list->row_ptr[list_row(problem, head + 1, 0)] -
                    list->row_ptr[list_row(problem, head, 0)];
         float error = kept == pairs ? 0 : NAN;
-        call->run.heads[head] = (draftattn_head_stats){
-            .density = (float)((double)kept / (double)pairs), .error = error, .error_before = error};
+        call->run.heads[head] =
+            (draftattn_head_stats){.density = (float)((double)kept / (double)pairs),
+                                   .error = error,
+                                   .error_before = error};
     }
 }
 
@@ -130,7 +133,7 @@ static draftattn_status execute(struct call *call, bool dense, const draftattn_b
 {
     const draftattn_plan *plan = call->plan;
     const draftattn_plan_desc *desc = &plan->problem.desc;
-    bool published = desc->policy == DRAFTATTN_POLICY_DRAFT_PAPER;
+    bool draft = desc->policy == DRAFTATTN_POLICY_DRAFT;
     workspace_invalidate(plan, call->workspace);
     call->clock = now();
     call->list = workspace_list(plan, call->workspace);
@@ -139,9 +142,9 @@ static draftattn_status execute(struct call *call, bool dense, const draftattn_b
     call->run.scratch = workspace_scratch(plan, call->workspace);
     if (!dense) {
         call->run.list = &call->list;
-        call->run.compensation = desc->compensation && !published;
+        call->run.compensation = draft && desc->compensation;
         call->run.probes = plan->problem.probes > 0;
-        call->run.repair = desc->repair && !published;
+        call->run.repair = draft && desc->repair;
         TRY(list ? given_list(call, list) : draft_list(call));
     }
     fill_heads(call);

@@ -26,30 +26,31 @@ struct kernel_row {
 
 /* What a plan settled. Positions are places in block order; block b holds [begin[b], begin[b + 1]). */
 struct problem {
-    draftattn_plan_desc desc;   /* checked; softmax_scale is never 0, dense_layers is the plan's copy */
+    draftattn_plan_desc
+        desc; /* checked; softmax_scale is never 0, dense_layers is the plan's copy */
     const struct kernel_row *kernel;
-    int32_t threads;            /* >= 1 */
-    const int64_t *order;       /* [tokens] position -> token; NULL = the caller holds block order */
+    int32_t threads;      /* >= 1 */
+    const int64_t *order; /* [tokens] position -> token; NULL = the caller holds block order */
     const int64_t *query_begin; /* [query_blocks + 1], video blocks first */
     const int64_t *key_begin;   /* [key_blocks + 1], video blocks first */
     int64_t tokens, video_tokens;
     int64_t query_blocks, video_query_blocks;
     int64_t key_blocks, video_key_blocks;
-    int64_t probes;             /* rows per head, <= video_tokens */
-    int64_t heads;              /* batch * heads */
+    int64_t probes; /* rows per head, <= video_tokens */
+    int64_t heads;  /* batch * heads */
 };
 
 /* One call. Heads are counted through the batch: batch * heads + head. */
 struct run {
     const struct problem *problem;
     const draftattn_tensor *q, *k, *v, *o;
-    const draftattn_tensor *lse;       /* NULL = not wanted */
-    const draftattn_block_list *list;  /* NULL = every pair, and then neither means nor probes */
-    bool compensation;                 /* unlisted blocks enter through their means */
-    bool probes;                       /* compute the probe rows, estimate the error */
-    bool repair;                       /* and apply the correction */
-    draftattn_head_stats *heads;       /* [heads], density filled in; repair fills in the rest */
-    void *scratch;                     /* scratch_size() bytes, in the backend's memory space */
+    const draftattn_tensor *lse;      /* NULL = not wanted */
+    const draftattn_block_list *list; /* NULL = every pair, and then neither means nor probes */
+    bool compensation;                /* unlisted blocks enter through their means */
+    bool probes;                      /* compute the probe rows, estimate the error */
+    bool repair;                      /* and apply the correction */
+    draftattn_head_stats *heads;      /* [heads], density filled in; repair fills in the rest */
+    void *scratch;                    /* scratch_size() bytes, in the backend's memory space */
     void *stream;
 };
 

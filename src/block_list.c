@@ -82,9 +82,10 @@ static draftattn_status check_row(const struct problem *problem, const draftattn
               (long long)end, head, block, (long long)list->capacity);
     for (int64_t i = begin; i < end; i++) {
         int32_t key = list->block_idx[i];
-        RETURN_IF(key < 0 || key >= problem->key_blocks, DRAFTATTN_INVALID_ARGUMENT,
-                  "list.block_idx[%lld] is %d (head %lld, query block %lld); key blocks are 0 to %lld",
-                  (long long)i, key, head, block, (long long)problem->key_blocks - 1);
+        RETURN_IF(
+            key < 0 || key >= problem->key_blocks, DRAFTATTN_INVALID_ARGUMENT,
+            "list.block_idx[%lld] is %d (head %lld, query block %lld); key blocks are 0 to %lld",
+            (long long)i, key, head, block, (long long)problem->key_blocks - 1);
         RETURN_IF(i > begin && key <= list->block_idx[i - 1], DRAFTATTN_INVALID_ARGUMENT,
                   "list.block_idx[%lld] is %d after %d (head %lld, query block %lld); a row is "
                   "strictly ascending",
@@ -93,7 +94,8 @@ static draftattn_status check_row(const struct problem *problem, const draftattn
     return DRAFTATTN_SUCCESS;
 }
 
-draftattn_status block_list_validate(const struct problem *problem, const draftattn_block_list *list)
+draftattn_status block_list_validate(const struct problem *problem,
+                                     const draftattn_block_list *list)
 {
     RETURN_IF(!list->row_ptr || (!list->block_idx && list->capacity > 0),
               DRAFTATTN_INVALID_ARGUMENT, "list.%s is NULL",
@@ -131,7 +133,9 @@ draftattn_status draftattn_block_list_from_mask(const draftattn_plan *plan, cons
                                                 draftattn_block_list *list)
 {
     RETURN_IF(!plan || !mask || !list, DRAFTATTN_INVALID_ARGUMENT, "%s is NULL",
-              !plan ? "plan" : !mask ? "mask" : "list");
+              !plan   ? "plan"
+              : !mask ? "mask"
+                      : "list");
     RETURN_IF(!list->row_ptr || !list->block_idx, DRAFTATTN_INVALID_ARGUMENT, "list.%s is NULL",
               list->row_ptr ? "block_idx" : "row_ptr");
     int64_t blocks = plan->problem.key_blocks, rows = row_count(&plan->problem), entries = 0;

@@ -50,13 +50,13 @@ static long long nearest(int64_t size, int64_t unit)
 static draftattn_status check_patches(const draftattn_plan_desc *desc)
 {
     const draftattn_grid *grid = &desc->grid;
-    REFUSE_IF(grid->height % ORDER_PATCH_HEIGHT || grid->width % ORDER_PATCH_WIDTH,
-              "policy draft-paper cuts frames into %d x %d patches, and a grid of %lld x %lld tokens "
-              "(height x width) does not divide; the nearest that does is %lld x %lld, and policy "
-              "draft takes any grid",
-              ORDER_PATCH_HEIGHT, ORDER_PATCH_WIDTH, (long long)grid->height,
-              (long long)grid->width, nearest(grid->height, ORDER_PATCH_HEIGHT),
-              nearest(grid->width, ORDER_PATCH_WIDTH));
+    REFUSE_IF(
+        grid->height % ORDER_PATCH_HEIGHT || grid->width % ORDER_PATCH_WIDTH,
+        "policy draft-paper cuts frames into %d x %d patches, and a grid of %lld x %lld tokens "
+        "(height x width) does not divide; the nearest that does is %lld x %lld, and policy "
+        "draft takes any grid",
+        ORDER_PATCH_HEIGHT, ORDER_PATCH_WIDTH, (long long)grid->height, (long long)grid->width,
+        nearest(grid->height, ORDER_PATCH_HEIGHT), nearest(grid->width, ORDER_PATCH_WIDTH));
     REFUSE_IF(desc->key_block != PLAN_QUERY_BLOCK,
               "key_block is %d; policy draft-paper is defined for 128", desc->key_block);
     return DRAFTATTN_SUCCESS;

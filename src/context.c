@@ -60,7 +60,8 @@ static draftattn_status find_kernel(const char *name, const struct kernel_row **
                         list);
 }
 
-static draftattn_status wanted_backend(const draftattn_context_desc *desc, draftattn_backend *wanted)
+static draftattn_status wanted_backend(const draftattn_context_desc *desc,
+                                       draftattn_backend *wanted)
 {
     const char *name = getenv(backend_variable);
     *wanted = desc->backend;
@@ -94,7 +95,8 @@ static draftattn_status wanted_kernel(const draftattn_context_desc *desc, drafta
     } else {
         TRY(find_kernel(name, row));
     }
-    RETURN_IF(*wanted != DRAFTATTN_BACKEND_AUTO && *wanted != (*row)->backend, DRAFTATTN_INVALID_ARGUMENT,
+    RETURN_IF(*wanted != DRAFTATTN_BACKEND_AUTO && *wanted != (*row)->backend,
+              DRAFTATTN_INVALID_ARGUMENT,
               "kernel '%s' belongs to backend %s, but backend %s is asked for", name,
               draftattn_backend_name((*row)->backend), draftattn_backend_name(*wanted));
     *wanted = (*row)->backend;
@@ -129,7 +131,8 @@ static draftattn_status settle_backend(struct draftattn_context *context, drafta
     return error_report(DRAFTATTN_UNSUPPORTED, "no backend of this build works on this machine");
 }
 
-static draftattn_status create(struct draftattn_context *context, const draftattn_context_desc *desc)
+static draftattn_status create(struct draftattn_context *context,
+                               const draftattn_context_desc *desc)
 {
     draftattn_backend wanted;
     RETURN_IF(desc->size != sizeof(*desc), DRAFTATTN_INVALID_ARGUMENT,
@@ -149,7 +152,8 @@ static draftattn_status create(struct draftattn_context *context, const draftatt
     return DRAFTATTN_SUCCESS;
 }
 
-draftattn_status draftattn_context_create(draftattn_context **out, const draftattn_context_desc *desc)
+draftattn_status draftattn_context_create(draftattn_context **out,
+                                          const draftattn_context_desc *desc)
 {
     draftattn_context_desc defaults = draftattn_context_desc_default();
     RETURN_IF(!out, DRAFTATTN_INVALID_ARGUMENT, "out is NULL");

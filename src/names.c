@@ -10,7 +10,8 @@
 static const char *const backend_names[] = {"auto", "reference", "portable",
                                             "avx2", "avx512",    "cuda"};
 static const char *const policy_names[] = {"dense", "draft", "draft-paper"};
-static const char *const stage_names[] = {"order", "pool", "draft map", "select", "attend", "repair"};
+static const char *const stage_names[] = {"order",  "pool",   "draft map",
+                                          "select", "attend", "repair"};
 
 static const char *name_of(const char *const *names, int count, int value)
 {
@@ -72,8 +73,8 @@ static draftattn_status value_of(const char *what, const char *const *names, int
         }
     }
     names_join(names, count, list, sizeof(list));
-    return error_report(DRAFTATTN_INVALID_ARGUMENT, "there is no %s '%s'; there are: %s", what, name,
-                        list);
+    return error_report(DRAFTATTN_INVALID_ARGUMENT, "there is no %s '%s'; there are: %s", what,
+                        name, list);
 }
 
 draftattn_status draftattn_backend_from_name(const char *name, draftattn_backend *out)

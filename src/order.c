@@ -34,8 +34,7 @@ void order_strips(const draftattn_grid *grid, int64_t strip_height, int64_t *ord
     walk_frame(grid->height, grid->width, strip_height, order);
     for (int64_t frame = 1; frame < grid->frames; frame++)
         for (int64_t i = 0; i < area; i++)
-            order[frame * area + i] =
-                frame * area + order[frame % 2 ? area - 1 - i : i];
+            order[frame * area + i] = frame * area + order[frame % 2 ? area - 1 - i : i];
 }
 
 void order_patches(const draftattn_grid *grid, int64_t *order)

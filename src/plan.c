@@ -130,9 +130,10 @@ static draftattn_status choose_kernel(draftattn_plan *plan)
         context_log(context, "kernel %s passed over: it is compiled for head_dim %d", row->name,
                     row->head_dim);
     }
-    RETURN_IF(forced, DRAFTATTN_UNSUPPORTED,
-              "kernel %s, which is asked for by name, is compiled for head_dim %d, and head_dim is %d",
-              forced->name, forced->head_dim, head_dim);
+    RETURN_IF(
+        forced, DRAFTATTN_UNSUPPORTED,
+        "kernel %s, which is asked for by name, is compiled for head_dim %d, and head_dim is %d",
+        forced->name, forced->head_dim, head_dim);
     return error_report(DRAFTATTN_UNSUPPORTED,
                         "head_dim is %d; backend %s has kernels for 64 and 128, and backend "
                         "reference takes any",

@@ -24,21 +24,14 @@ struct draftattn_plan {
     const struct draftattn_context *context;
     struct problem problem;
     struct plan_layout layout;
-    int64_t *order;         /* [tokens]; what draftattn_plan_order() tells */
-    int64_t *begins;        /* query_begin, then key_begin */
+    int64_t *order;  /* [tokens]; what draftattn_plan_order() tells */
+    int64_t *begins; /* query_begin, then key_begin */
     int32_t *dense_layers;
-    int64_t pairs;          /* heads * query_blocks * key_blocks */
+    int64_t pairs; /* heads * query_blocks * key_blocks */
 };
 
 /* Why a step is dense. */
-enum dense_reason {
-    DENSE_NOT,
-    DENSE_POLICY,
-    DENSE_TOKENS,
-    DENSE_LAYER,
-    DENSE_STEP,
-    DENSE_SIGMA
-};
+enum dense_reason { DENSE_NOT, DENSE_POLICY, DENSE_TOKENS, DENSE_LAYER, DENSE_STEP, DENSE_SIGMA };
 
 enum dense_reason plan_dense_reason(const draftattn_plan *plan, const draftattn_step *step);
 

@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-void policy_dense(const struct problem *problem, const float *score, uint8_t *keep, int64_t *scratch)
+void policy_dense(const struct problem *problem, const float *score, uint8_t *keep,
+                  int64_t *scratch)
 {
     (void)score, (void)scratch;
     memset(keep, 1,

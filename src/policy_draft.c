@@ -31,7 +31,8 @@ static void fill_head(const struct problem *problem, const float *score, uint8_t
     select_mark_best(score, keep, rows * columns, budget - rows * floor_count);
 }
 
-void policy_draft(const struct problem *problem, const float *score, uint8_t *keep, int64_t *scratch)
+void policy_draft(const struct problem *problem, const float *score, uint8_t *keep,
+                  int64_t *scratch)
 {
     int64_t rows = problem->video_query_blocks, video = rows * problem->video_key_blocks;
     int64_t mean = policy_draft_budget(problem), heads = problem->desc.heads;

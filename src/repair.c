@@ -29,5 +29,6 @@ void repair_summarise(const draftattn_head_stats *heads, int64_t count, draftatt
     stats->density = density / (double)count;
     stats->error_worst = (double)error_of_rank(heads, count, count - 1);
     stats->error_median = ((double)error_of_rank(heads, count, (count - 1) / 2) +
-                           (double)error_of_rank(heads, count, count / 2)) / 2;
+                           (double)error_of_rank(heads, count, count / 2)) /
+                          2;
 }

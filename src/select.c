@@ -74,7 +74,8 @@ static int64_t clip(int64_t value, int64_t low, int64_t high)
 void select_share(const float *score, int64_t heads, int64_t count, int64_t mean, int64_t low,
                   int64_t high, int64_t *budget, int64_t *histogram, int32_t threads)
 {
-    int64_t total = heads * mean, *above = budget; /* entries ranked above what is being looked at */
+    int64_t total = heads * mean,
+            *above = budget; /* entries ranked above what is being looked at */
     uint32_t prefix = 0, mask = 0, digit = 0;
     memset(above, 0, (size_t)heads * sizeof(*above));
     for (int shift = 24; shift >= 0; shift -= 8) {
@@ -132,7 +133,9 @@ draftattn_status draftattn_select(const draftattn_plan *plan, const float *map,
     (void)stream;
     RETURN_IF(!plan || !map || !list || !list->row_ptr || !list->block_idx,
               DRAFTATTN_INVALID_ARGUMENT, "%s is NULL",
-              !plan ? "plan" : !map ? "map" : "list, its row_ptr or its block_idx");
+              !plan  ? "plan"
+              : !map ? "map"
+                     : "list, its row_ptr or its block_idx");
     TRY(workspace_check(plan, workspace, workspace_size));
     const struct problem *problem = &plan->problem;
     int64_t columns = problem->video_key_blocks, rows = problem->video_query_blocks;

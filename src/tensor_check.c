@@ -35,12 +35,12 @@ draftattn_status tensor_check_input(const struct problem *problem, const char *n
     REFUSE_IF(!tensor || !tensor->data, "%s is NULL", name);
     REFUSE_IF(tensor->dtype != dtype, "%s is %s; the plan says %s", name, dtype_name(tensor->dtype),
               dtype_name(dtype));
-    REFUSE_IF((uintptr_t)tensor->data % dtype_size(dtype), "%s is not aligned to its %zu-byte elements",
-              name, dtype_size(dtype));
+    REFUSE_IF((uintptr_t)tensor->data % dtype_size(dtype),
+              "%s is not aligned to its %zu-byte elements", name, dtype_size(dtype));
     for (int i = 0; i < 4; i++) {
         REFUSE_IF(tensor->shape[i] != shape[i],
-                  "%s has shape [%lld, %lld, %lld, %lld]; the plan says [%lld, %lld, %lld, %lld]", name,
-                  (long long)tensor->shape[0], (long long)tensor->shape[1],
+                  "%s has shape [%lld, %lld, %lld, %lld]; the plan says [%lld, %lld, %lld, %lld]",
+                  name, (long long)tensor->shape[0], (long long)tensor->shape[1],
                   (long long)tensor->shape[2], (long long)tensor->shape[3], (long long)shape[0],
                   (long long)shape[1], (long long)shape[2], (long long)shape[3]);
         REFUSE_IF(tensor->stride[i] < 0, "%s.stride[%d] is %lld; strides are 0 or more", name, i,

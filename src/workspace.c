@@ -19,8 +19,8 @@ static struct workspace_header *header_of(const draftattn_plan *plan, const void
 
 draftattn_status workspace_check(const draftattn_plan *plan, const void *workspace, size_t size)
 {
-    RETURN_IF(!workspace, DRAFTATTN_INVALID_ARGUMENT, "workspace is NULL; this plan needs %zu bytes",
-              plan->layout.size);
+    RETURN_IF(!workspace, DRAFTATTN_INVALID_ARGUMENT,
+              "workspace is NULL; this plan needs %zu bytes", plan->layout.size);
     RETURN_IF(size < plan->layout.size, DRAFTATTN_INVALID_ARGUMENT,
               "workspace_size is %zu; this plan needs %zu bytes", size, plan->layout.size);
     RETURN_IF((uintptr_t)workspace % WORKSPACE_ALIGNMENT, DRAFTATTN_INVALID_ARGUMENT,

@@ -76,7 +76,8 @@ static draftattn_status reference_pool_stage(const struct run *run)
     return DRAFTATTN_SUCCESS;
 }
 
-static draftattn_status reference_draft_map(const struct run *run, draftattn_score score, float *map)
+static draftattn_status reference_draft_map(const struct run *run, draftattn_score score,
+                                            float *map)
 {
     struct reference_problem problem = whole_problem(run);
     bool done = reference_score_map(&problem, run->problem->video_query_blocks,

@@ -15,8 +15,7 @@ static void pack_panel(const struct run *run, const struct scratch_cpu *scratch,
 {
     const struct problem *problem = run->problem;
     int64_t block = panel / scratch->block_panels, head_dim = problem->desc.head_dim;
-    int64_t begin =
-        problem->key_begin[block] + panel % scratch->block_panels * ATTEND_PANEL_KEYS;
+    int64_t begin = problem->key_begin[block] + panel % scratch->block_panels * ATTEND_PANEL_KEYS;
     int64_t count = problem->key_begin[block + 1] - begin;
     int64_t offset = (index * scratch->key_panels + panel) * scratch->panel_floats;
     float *kt = scratch->kt + offset, *v = scratch->v + offset, row[ROWS_MAX_HEAD_DIM];

@@ -50,7 +50,8 @@ static void pool_keys(const struct run *run, const struct scratch_cpu *scratch, 
     const struct problem *problem = run->problem;
     int64_t begin = problem->key_begin[block], end = problem->key_begin[block + 1];
     int64_t slot = block % ATTEND_PANEL_KEYS, head_dim = problem->desc.head_dim;
-    int64_t panel = (head * scratch->mean_panels + block / ATTEND_PANEL_KEYS) * scratch->panel_floats;
+    int64_t panel =
+        (head * scratch->mean_panels + block / ATTEND_PANEL_KEYS) * scratch->panel_floats;
     float mean[ROWS_MAX_HEAD_DIM], variance[ROWS_MAX_HEAD_DIM];
     struct rows rows = rows_of(problem, run->k, head);
     mean_of(&rows, begin, end, mean);

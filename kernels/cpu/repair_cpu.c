@@ -72,8 +72,8 @@ static void fit_head(const struct run *run, const struct scratch_cpu *scratch, i
     if (head_is_full(run, head))
         return;
     fit.rows = collect_rows(run, scratch, head, index, &fit);
-    double norm = norm_of(scratch->exact + index * problem->probes * head_dim,
-                          problem->probes * head_dim);
+    double norm =
+        norm_of(scratch->exact + index * problem->probes * head_dim, problem->probes * head_dim);
     double error = 0;
     for (int64_t i = 0; i < fit.rows * head_dim; i++) {
         double difference = (double)fit.exact[i] - (double)fit.o[i];

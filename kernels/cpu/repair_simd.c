@@ -247,7 +247,8 @@ static bool fit_rows(struct repair_fit *fit)
     if (!(lambda > 0) || !isfinite(lambda))
         return false;
     memset(b.gram, 0, (size_t)(n * n) * sizeof(*b.gram));
-    multiply_add(n, features, n, (struct matrix){b.x, features}, (struct matrix){b.xt, n}, b.gram, n);
+    multiply_add(n, features, n, (struct matrix){b.x, features}, (struct matrix){b.xt, n}, b.gram,
+                 n);
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = i; j < n; j++)
             b.upper[i * n + j] = (double)b.gram[i * n + j] + (i == j ? lambda : 0);

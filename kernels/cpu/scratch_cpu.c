@@ -26,12 +26,12 @@ static float *place_floats(struct placer *placer, int64_t a, int64_t b)
     return place(placer, carve_product(a, b), sizeof(float));
 }
 
-static void place_means(struct placer *placer, const struct problem *problem, struct scratch_cpu *out)
+static void place_means(struct placer *placer, const struct problem *problem,
+                        struct scratch_cpu *out)
 {
     int64_t mean_floats = carve_product(out->mean_panels, out->panel_floats);
-    out->q_mean = place_floats(
-        placer, problem->heads,
-        carve_product(problem->video_query_blocks, problem->desc.head_dim));
+    out->q_mean = place_floats(placer, problem->heads,
+                               carve_product(problem->video_query_blocks, problem->desc.head_dim));
     out->mean_kt = place_floats(placer, problem->heads, mean_floats);
     out->mean_v = place_floats(placer, problem->heads, mean_floats);
     if (problem->desc.score == DRAFTATTN_SCORE_SPREAD)
@@ -40,7 +40,8 @@ static void place_means(struct placer *placer, const struct problem *problem, st
     out->tail_bias = place_floats(placer, 2, ATTEND_PANEL_KEYS);
 }
 
-static void place_group(struct placer *placer, const struct problem *problem, struct scratch_cpu *out)
+static void place_group(struct placer *placer, const struct problem *problem,
+                        struct scratch_cpu *out)
 {
     int64_t rows = carve_product(out->group, problem->tokens), head_dim = problem->desc.head_dim;
     int64_t panel_floats = carve_product(out->key_panels, out->panel_floats);
@@ -76,8 +77,8 @@ static void place_thread(struct placer *placer, const struct problem *problem,
     out->o = place_floats(placer, ATTEND_MAX_ROWS, head_dim);
     out->lse = place_floats(placer, ATTEND_MAX_ROWS, 1);
     out->bias = place_floats(placer, scratch->mean_panels, ATTEND_PANEL_KEYS);
-    out->panels = place(placer, scratch->key_panels + scratch->mean_panels,
-                        sizeof(struct attend_panel));
+    out->panels =
+        place(placer, scratch->key_panels + scratch->mean_panels, sizeof(struct attend_panel));
     out->fit = place(placer, repair_fit_bytes(problem->probes, head_dim), 1);
 }
 
@@ -109,8 +110,8 @@ bool scratch_cpu_open(const struct problem *problem, void *base, struct scratch_
     return !placer.carve.overflow;
 }
 
-struct thread_cpu scratch_cpu_thread(const struct problem *problem, const struct scratch_cpu *scratch,
-                                     int thread)
+struct thread_cpu scratch_cpu_thread(const struct problem *problem,
+                                     const struct scratch_cpu *scratch, int thread)
 {
     struct placer placer = {.base = scratch->threads + (size_t)thread * scratch->thread_bytes};
     struct thread_cpu out;

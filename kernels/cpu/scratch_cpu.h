@@ -16,12 +16,12 @@ struct task_cpu {
 };
 
 struct thread_cpu {
-    float *work;  /* attend_scratch_floats() */
-    float *o;     /* [ATTEND_MAX_ROWS][head_dim] */
-    float *lse;   /* [ATTEND_MAX_ROWS] */
-    float *bias;  /* [mean_panels * PANEL_KEYS] */
+    float *work;                 /* attend_scratch_floats() */
+    float *o;                    /* [ATTEND_MAX_ROWS][head_dim] */
+    float *lse;                  /* [ATTEND_MAX_ROWS] */
+    float *bias;                 /* [mean_panels * PANEL_KEYS] */
     struct attend_panel *panels; /* [key_panels + mean_panels] */
-    void *fit;    /* repair_fit_bytes() */
+    void *fit;                   /* repair_fit_bytes() */
 };
 
 struct scratch_cpu {
@@ -44,11 +44,11 @@ struct scratch_cpu {
     float *probe_q; /* [group][probes][head_dim] */
     float *exact;   /* [group][probes][head_dim] */
     float *fit_o, *fit_q, *fit_exact; /* the same shape: the rows the fit looks at */
-    float *weight;  /* [group][2 * head_dim][head_dim] */
-    float *shift;   /* [group][head_dim] */
-    float *by_token;        /* [tokens][head_dim]; reference backend only, as the next */
-    int64_t *probe_rows;    /* [probes] */
-    struct task_cpu *tasks; /* [group * (query_blocks + probe tiles)] */
+    float *weight;                    /* [group][2 * head_dim][head_dim] */
+    float *shift;                     /* [group][head_dim] */
+    float *by_token;                  /* [tokens][head_dim]; reference backend only, as the next */
+    int64_t *probe_rows;              /* [probes] */
+    struct task_cpu *tasks;           /* [group * (query_blocks + probe tiles)] */
 
     char *threads; /* [threads] of thread_bytes */
     size_t thread_bytes;
@@ -58,8 +58,8 @@ struct scratch_cpu {
 bool scratch_cpu_open(const struct problem *problem, void *base, struct scratch_cpu *scratch,
                       size_t *bytes);
 
-struct thread_cpu scratch_cpu_thread(const struct problem *problem, const struct scratch_cpu *scratch,
-                                     int thread);
+struct thread_cpu scratch_cpu_thread(const struct problem *problem,
+                                     const struct scratch_cpu *scratch, int thread);
 
 /* Tiles of probe rows. */
 static inline int64_t probe_tiles(const struct problem *problem)

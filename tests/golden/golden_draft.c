@@ -1,0 +1,308 @@
+/*
+ * The published method: for every case of case.json the block order, the draft map, the masks at three
+ * sparsities and the outputs of policy draft-paper must be those of the reference implementation, from
+ * q, k, v as float and as stored (half). Masks and order must be identical.
+ */
+#include "golden.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAP_TOLERANCE    1e-5
+#define OUTPUT_TOLERANCE 1e-4
+#define CASE_BYTES_MAX   (1 << 20)
+
+struct draft_case {
+    const struct checkpoint *io;
+    draftattn_context *context;
+    int number;
+    draftattn_plan_desc desc;
+    int64_t tokens, elements;
+    float *q, *k, *v;            /* [token, head, head_dim] */
+    void *raw_q, *raw_k, *raw_v; /* the same as stored */
+};
+
+/* A plan, its workspace and the buffers of one run. */
+struct draft_run {
+    draftattn_plan *plan;
+    draftattn_plan_info info;
+    void *workspace;
+    size_t workspace_size;
+    float *o;
+    float *map;
+    draftattn_block_list list;
+    uint8_t *mask;
+};
+
+static bool read_json(const char *dir, cJSON **out, struct error *error)
+{
+    char path[4096], *text = NULL;
+    snprintf(path, sizeof path, "%s/case.json", dir);
+    FILE *file = fopen(path, "rb");
+    if (!file)
+        return error_set(error, "%s: cannot be opened", path);
+    text = calloc(1, CASE_BYTES_MAX + 1);
+    size_t length = text ? fread(text, 1, CASE_BYTES_MAX, file) : 0;
+    fclose(file);
+    *out = length > 0 && length < CASE_BYTES_MAX ? cJSON_Parse(text) : NULL;
+    free(text);
+    return *out || error_set(error, "%s: not JSON", path);
+}
+
+static bool read_number(const cJSON *json, const char *field, int64_t *out, struct error *error)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, field);
+    if (!cJSON_IsNumber(item))
+        return error_set(error, "case.json: field '%s' is missing or not a number", field);
+    *out = (int64_t)item->valuedouble;
+    return true;
+}
+
+static bool tensor_of(const struct draft_case *test, const char *what, float **out,
+                      const struct stored_tensor **info, struct error *error)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%d_%s", test->number, what);
+    return golden_floats(test->io, name, out, info, error);
+}
+
+/* As float and as stored. */
+static bool input_of(const struct draft_case *test, const char *what, float **out, void **raw,
+                     struct error *error)
+{
+    const struct stored_tensor *info;
+    if (!tensor_of(test, what, out, &info, error))
+        return false;
+    if (info->dtype != STORED_F16 || (int64_t)info->bytes != 2 * test->elements)
+        return error_set(error, "%s: expected %lld halves", info->name, (long long)test->elements);
+    *raw = malloc(info->bytes);
+    if (!*raw)
+        return error_out_of_memory(error, what, info->bytes);
+    memcpy(*raw, info->data, info->bytes);
+    return true;
+}
+
+static bool open_case(struct draft_case *test, const cJSON *json, struct error *error)
+{
+    int64_t number = 0, heads = 0, head_dim = 0, patch_height = 0, patch_width = 0;
+    draftattn_grid *grid = &test->desc.grid;
+    test->desc = draftattn_plan_desc_default();
+    if (!read_number(json, "case", &number, error) ||
+        !read_number(json, "T", &grid->frames, error) ||
+        !read_number(json, "H", &grid->height, error) ||
+        !read_number(json, "W", &grid->width, error) ||
+        !read_number(json, "text", &grid->text_tokens, error) ||
+        !read_number(json, "pool_h", &patch_height, error) ||
+        !read_number(json, "pool_w", &patch_width, error) ||
+        !read_number(json, "heads", &heads, error) ||
+        !read_number(json, "head_dim", &head_dim, error))
+        return false;
+    if (patch_height != 8 || patch_width != 16)
+        return error_set(error,
+                         "case.json: patches of %lld x %lld; the method is defined for 8 x 16",
+                         (long long)patch_height, (long long)patch_width);
+    test->number = (int)number;
+    test->desc.heads = (int32_t)heads;
+    test->desc.head_dim = (int32_t)head_dim;
+    test->desc.policy = DRAFTATTN_POLICY_DRAFT_PAPER;
+    test->desc.dense_steps = 0;
+    test->tokens = grid->frames * grid->height * grid->width + grid->text_tokens;
+    test->elements = test->tokens * heads * head_dim;
+    return input_of(test, "q", &test->q, &test->raw_q, error) &&
+           input_of(test, "k", &test->k, &test->raw_k, error) &&
+           input_of(test, "v", &test->v, &test->raw_v, error);
+}
+
+static void close_case(struct draft_case *test)
+{
+    free(test->q);
+    free(test->k);
+    free(test->v);
+    free(test->raw_q);
+    free(test->raw_k);
+    free(test->raw_v);
+}
+
+static bool library_failed(const struct draft_case *test, const char *call, struct error *error)
+{
+    return error_set(error, "%s: %s", call, draftattn_context_last_error(test->context));
+}
+
+static void close_run(struct draft_run *run)
+{
+    draftattn_plan_destroy(run->plan);
+    free(run->workspace);
+    free(run->o);
+    free(run->map);
+    free(run->list.row_ptr);
+    free(run->list.block_idx);
+    free(run->mask);
+}
+
+static bool open_run(const struct draft_case *test, const draftattn_plan_desc *desc,
+                     struct draft_run *run, struct error *error)
+{
+    *run = (struct draft_run){0};
+    if (draftattn_plan_create(&run->plan, test->context, desc) != DRAFTATTN_SUCCESS)
+        return library_failed(test, "draftattn_plan_create", error);
+    draftattn_plan_info_get(run->plan, &run->info);
+    draftattn_plan_workspace_size(run->plan, &run->workspace_size);
+    size_t entries = (size_t)run->info.max_list_entries;
+    size_t rows = (size_t)(desc->heads * run->info.query_blocks) + 1;
+    run->workspace = aligned_alloc(256, run->workspace_size);
+    run->o = malloc((size_t)test->elements * sizeof(float));
+    run->map = malloc(entries * sizeof(float));
+    run->list.row_ptr = malloc(rows * sizeof(int64_t));
+    run->list.block_idx = malloc(entries * sizeof(int32_t));
+    run->list.capacity = run->info.max_list_entries;
+    run->mask = malloc(entries);
+    if (run->workspace && run->o && run->map && run->list.row_ptr && run->list.block_idx &&
+        run->mask)
+        return true;
+    close_run(run);
+    return error_out_of_memory(error, "a run", run->workspace_size);
+}
+
+static draftattn_tensor tensor(const struct draft_case *test, draftattn_dtype dtype, void *data)
+{
+    int64_t heads = test->desc.heads, head_dim = test->desc.head_dim;
+    return (draftattn_tensor){.data = data,
+                              .dtype = dtype,
+                              .shape = {1, heads, test->tokens, head_dim},
+                              .stride = {test->elements, head_dim, heads * head_dim, 1}};
+}
+
+static bool check_order(const struct draft_case *test, const struct draft_run *run,
+                        struct error *error)
+{
+    float *want = NULL;
+    const struct stored_tensor *info;
+    int64_t *order = malloc((size_t)test->tokens * sizeof *order);
+    bool ok = order && tensor_of(test, "reorder", &want, &info, error);
+    if (ok && draftattn_plan_order(run->plan, order) != DRAFTATTN_SUCCESS)
+        ok = library_failed(test, "draftattn_plan_order", error);
+    for (int64_t i = 0; ok && i < run->info.video_tokens; i++)
+        if (order[i] != (int64_t)want[i])
+            ok = error_set(error, "order: position %lld holds token %lld, expected %lld",
+                           (long long)i, (long long)order[i], (long long)want[i]);
+    free(order);
+    free(want);
+    return ok;
+}
+
+static bool check_map(const struct draft_case *test, struct draft_run *run, struct error *error)
+{
+    float *want = NULL;
+    draftattn_tensor q = tensor(test, DRAFTATTN_F32, test->q);
+    draftattn_tensor k = tensor(test, DRAFTATTN_F32, test->k);
+    int64_t count = test->desc.heads * run->info.video_query_blocks * run->info.video_key_blocks;
+    if (draftattn_draft_map(run->plan, &q, &k, run->map, run->workspace, run->workspace_size,
+                            NULL) != DRAFTATTN_SUCCESS)
+        return library_failed(test, "draftattn_draft_map", error);
+    bool ok = tensor_of(test, "draft_map", &want, NULL, error) &&
+              golden_close("map", run->map, want, count, MAP_TOLERANCE, error);
+    free(want);
+    return ok;
+}
+
+/* The list's video part is the published mask, and whatever touches text is kept. */
+static bool check_mask(const struct draft_case *test, struct draft_run *run, int percent,
+                       struct error *error)
+{
+    const draftattn_plan_info *info = &run->info;
+    char name[32];
+    float *want = NULL;
+    snprintf(name, sizeof name, "mask_%d", percent);
+    if (draftattn_block_list_to_mask(run->plan, &run->list, run->mask) != DRAFTATTN_SUCCESS)
+        return library_failed(test, "draftattn_block_list_to_mask", error);
+    bool ok = tensor_of(test, name, &want, NULL, error);
+    for (int64_t i = 0; ok && i < info->max_list_entries; i++) {
+        int64_t key = i % info->key_blocks, row = i / info->key_blocks;
+        int64_t head = row / info->query_blocks, query = row % info->query_blocks;
+        int expected = 1;
+        if (query < info->video_query_blocks && key < info->video_key_blocks)
+            expected =
+                want[(head * info->video_query_blocks + query) * info->video_key_blocks + key] != 0;
+        if (run->mask[i] != expected)
+            ok = error_set(error, "%s: head %lld, query block %lld, key block %lld is %d", name,
+                           (long long)head, (long long)query, (long long)key, run->mask[i]);
+    }
+    free(want);
+    return ok;
+}
+
+static bool check_output(const struct draft_case *test, struct draft_run *run, const char *name,
+                         draftattn_dtype dtype, struct error *error)
+{
+    bool half = dtype == DRAFTATTN_F16;
+    float *want = NULL;
+    draftattn_tensor q = tensor(test, dtype, half ? test->raw_q : test->q);
+    draftattn_tensor k = tensor(test, dtype, half ? test->raw_k : test->k);
+    draftattn_tensor v = tensor(test, dtype, half ? test->raw_v : test->v);
+    draftattn_tensor o = tensor(test, DRAFTATTN_F32, run->o);
+    if (draftattn_run(run->plan, NULL, &q, &k, &v, &o, NULL, NULL, run->workspace,
+                      run->workspace_size, NULL) != DRAFTATTN_SUCCESS ||
+        draftattn_read_block_list(run->plan, run->workspace, &run->list) != DRAFTATTN_SUCCESS)
+        return library_failed(test, "draftattn_run", error);
+    bool ok = !name || (tensor_of(test, name, &want, NULL, error) &&
+                        golden_close(name, run->o, want, test->elements, OUTPUT_TOLERANCE, error));
+    free(want);
+    return ok;
+}
+
+/* One sparsity in percent; 0 with the dense policy is the dense call. */
+static bool check_sparsity(const struct draft_case *test, draftattn_policy policy, int percent,
+                           draftattn_dtype dtype, struct error *error)
+{
+    struct draft_run run;
+    char name[32];
+    draftattn_plan_desc desc = test->desc;
+    desc.policy = policy;
+    desc.sparsity = percent / 100.0;
+    desc.in_dtype = dtype;
+    snprintf(name, sizeof name, "out_%d", percent);
+    const char *output = percent == 0 ? "out_dense" : percent == 50 ? NULL : name;
+    if (!open_run(test, &desc, &run, error))
+        return false;
+    bool ok = check_output(test, &run, output, dtype, error);
+    if (ok && policy == DRAFTATTN_POLICY_DRAFT_PAPER && dtype == DRAFTATTN_F32)
+        ok = check_order(test, &run, error) && check_map(test, &run, error);
+    if (ok && percent > 0)
+        ok = check_mask(test, &run, percent, error);
+    close_run(&run);
+    return ok;
+}
+
+static bool check_case(const struct draft_case *test, struct error *error)
+{
+    static const int percents[] = {0, 50, 75, 90};
+    static const draftattn_dtype dtypes[] = {DRAFTATTN_F32, DRAFTATTN_F16};
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 2; j++)
+            if (!check_sparsity(test, DRAFTATTN_POLICY_DRAFT_PAPER, percents[i], dtypes[j], error))
+                return error_prefix(error, "case %d, %d %%: ", test->number, percents[i]);
+    return check_sparsity(test, DRAFTATTN_POLICY_DENSE, 0, DRAFTATTN_F32, error) ||
+           error_prefix(error, "case %d, dense: ", test->number);
+}
+
+bool golden_draft(const struct golden *golden, struct error *error)
+{
+    struct checkpoint *io = NULL;
+    cJSON *json = NULL;
+    bool ok = golden_open(golden, NULL, &io, error) && read_json(golden->dir, &json, error);
+    const cJSON *cases = ok ? cJSON_GetObjectItemCaseSensitive(json, "cases") : NULL, *item;
+    if (ok && cJSON_GetArraySize(cases) < 1)
+        ok = error_set(error, "case.json: field 'cases' is missing or empty");
+    cJSON_ArrayForEach(item, cases)
+    {
+        struct draft_case test = {.io = io, .context = golden->context};
+        ok = ok && open_case(&test, item, error) && check_case(&test, error);
+        close_case(&test);
+    }
+    cJSON_Delete(json);
+    checkpoint_close(io);
+    return ok;
+}
