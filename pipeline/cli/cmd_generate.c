@@ -122,7 +122,8 @@ static bool unknown_name(const char *flag, const char *name,
 {
     const char *nearest = suggest_nearest(name, at, NULL);
     error_set_usage(error, "%s '%s' is unknown%s%s%s; there are", flag, name,
-                    nearest ? "; did you mean '" : "", nearest ? nearest : "", nearest ? "'?" : "");
+                    nearest ? " (did you mean '" : "", nearest ? nearest : "",
+                    nearest ? "'?)" : "");
     for (size_t i = 0; at(NULL, i); i++) {
         size_t length = strlen(error->text);
         snprintf(error->text + length, sizeof error->text - length, "%s %s", i ? "," : "",

@@ -48,21 +48,24 @@ void console_note(void *user, const char *text)
     console_print(user, "%s\n", text);
 }
 
-/* "step 5 of 12, 1.24 s/step, 9 s left" */
+/* "5 of 12, 1.24 s a step, 9 s left" */
 static void describe(const struct console *c, int64_t done, int64_t total, double elapsed,
                      char *text, size_t size)
 {
     bool steps = c->phase == PHASE_DENOISE && c->steps > 0;
     int64_t units = steps ? c->steps : total;
     double finished = (double)done * (double)units / (double)total;
-    if (done == 0)
-        snprintf(text, size, "0 of %" PRId64, units);
-    else if (done < total)
-        snprintf(text, size, "%" PRId64 " of %" PRId64 ", %.3g s/step, %.0f s left",
-                 (int64_t)finished, units, elapsed / finished,
+    int length = snprintf(text, size, "%" PRId64 " of %" PRId64, (int64_t)finished, units);
+    if (done >= total) {
+        snprintf(text + length, size - (size_t)length, ", %.1f s", elapsed);
+        return;
+    }
+    if (done > 0 && steps)
+        length +=
+            snprintf(text + length, size - (size_t)length, ", %.3g s a step", elapsed / finished);
+    if (done > 0)
+        snprintf(text + length, size - (size_t)length, ", %.0f s left",
                  elapsed / (double)done * (double)(total - done));
-    else
-        snprintf(text, size, "%" PRId64 " of %" PRId64 ", %.2f s", units, units, elapsed);
 }
 
 static void draw_bar(struct console *c, int64_t done, int64_t total, const char *text)
@@ -90,10 +93,10 @@ bool console_step(void *user, enum generate_phase phase, int64_t done, int64_t t
         console_close(c);
         c->phase = phase;
         c->in_phase = true;
-        c->phase_start = now;
+        c->phase_start = c->last_time = now;
     }
     double interval = c->terminal ? BAR_INTERVAL : LINE_INTERVAL;
-    bool due = (begins && c->terminal) || done >= total || now - c->last_time >= interval;
+    bool due = begins ? c->terminal : done >= total || now - c->last_time >= interval;
     if (!due)
         return go_on;
     char text[128];

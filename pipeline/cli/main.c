@@ -54,8 +54,8 @@ static const struct command *find_command(const char *name, struct error *error)
     error_set_usage(error,
                     "unknown command '%s'%s%s%s; the commands are generate, decode, inspect, "
                     "info and help",
-                    name, nearest ? "; did you mean '" : "", nearest ? nearest : "",
-                    nearest ? "'?" : "");
+                    name, nearest ? " (did you mean '" : "", nearest ? nearest : "",
+                    nearest ? "'?)" : "");
     return NULL;
 }
 

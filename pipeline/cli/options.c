@@ -60,8 +60,8 @@ static bool unknown(const struct command_spec *command, const char *text, struct
         nearest = suggest_nearest(word, option_at, command);
     }
     return error_set_usage(error, "unknown option '%s'%s%s%s; 'draftattn help %s' lists them", text,
-                           nearest ? "; did you mean '--" : "", nearest ? nearest : "",
-                           nearest ? "'?" : "", command->name);
+                           nearest ? " (did you mean '--" : "", nearest ? nearest : "",
+                           nearest ? "'?)" : "", command->name);
 }
 
 static bool store(const struct option_spec *o, const char *shown, const char *value,
