@@ -163,42 +163,51 @@ static const struct stored_tensor *find_exact(const struct checkpoint *checkpoin
     return bsearch(&key, checkpoint->list.at, (size_t)checkpoint->list.count, sizeof key, by_name);
 }
 
+static bool open_shards(struct checkpoint *checkpoint, const cJSON *map, struct error *error)
+{
+    /* Neighbours in the map are mostly of one shard: only a change of file is worth a look. */
+    const char *last = NULL;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, map)
+    {
+        const char *shard = cJSON_GetStringValue((cJSON *)item);
+        if (shard && last && strcmp(shard, last) == 0)
+            continue;
+        if (!add_shard(checkpoint, checkpoint->path, item->string, shard, error))
+            return false;
+        last = shard;
+    }
+    return true;
+}
+
+/* Every tensor of the map is in the shard that the map says. */
+static bool check_map(const struct checkpoint *checkpoint, const cJSON *map, struct error *error)
+{
+    const cJSON *item;
+    cJSON_ArrayForEach(item, map)
+    {
+        const struct stored_tensor *tensor = find_exact(checkpoint, item->string);
+        const char *slash = tensor ? strrchr(tensor->file, '/') : NULL;
+        const char *file = slash ? slash + 1 : tensor ? tensor->file : NULL;
+        if (!file || strcmp(file, item->valuestring) != 0)
+            return error_set(error, "%s: tensor '%.200s' is not in '%.200s' as the index says",
+                             checkpoint->path, item->string, item->valuestring);
+    }
+    return true;
+}
+
 static bool open_index(struct checkpoint *checkpoint, struct error *error)
 {
-    const char *index = checkpoint->path;
-    cJSON *root = json_read(index, INDEX_BYTES_MAX, error);
+    cJSON *root = json_read(checkpoint->path, INDEX_BYTES_MAX, error);
     if (!root)
         return false;
-    const cJSON *map = cJSON_GetObjectItemCaseSensitive(root, "weight_map"), *item;
-    bool ok = cJSON_IsObject(map) && map->child;
-    if (!ok)
-        error_set(error, "%s: has no 'weight_map' from tensors to files", index);
-    /* Neighbours in the map are mostly of one shard: only a change of file is worth a look. */
-    const char *last = "";
-    if (ok)
-        cJSON_ArrayForEach(item, map)
-        {
-            const char *shard = cJSON_GetStringValue(item);
-            if (shard && strcmp(shard, last) == 0)
-                continue;
-            if (!(ok = add_shard(checkpoint, index, item->string, shard, error)))
-                break;
-            last = shard;
-        }
-    ok = ok && sort_names(checkpoint, error);
-    if (ok)
-        cJSON_ArrayForEach(item, map)
-        {
-            const struct stored_tensor *tensor = find_exact(checkpoint, item->string);
-            const char *slash = tensor ? strrchr(tensor->file, '/') : NULL;
-            const char *file = slash ? slash + 1 : tensor ? tensor->file : "";
-            ok = strcmp(file, item->valuestring) == 0;
-            if (!ok) {
-                error_set(error, "%s: tensor '%.200s' is not in '%.200s' as the index says", index,
-                          item->string, item->valuestring);
-                break;
-            }
-        }
+    const cJSON *map = cJSON_GetObjectItemCaseSensitive(root, "weight_map");
+    bool ok;
+    if (!cJSON_IsObject(map) || !map->child)
+        ok = error_set(error, "%s: has no 'weight_map' from tensors to files", checkpoint->path);
+    else
+        ok = open_shards(checkpoint, map, error) && sort_names(checkpoint, error) &&
+             check_map(checkpoint, map, error);
     cJSON_Delete(root);
     return ok;
 }
