@@ -12,6 +12,7 @@ if(NOT DRAFTATTN_CUDA STREQUAL OFF)
     endif()
     set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
     enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
     set(DRAFTATTN_HAVE_CUDA ON)
   elseif(DRAFTATTN_CUDA STREQUAL ON)
     message(FATAL_ERROR "DRAFTATTN_CUDA=ON, but there is no nvcc. Install the CUDA toolkit and put "

@@ -11,7 +11,7 @@
  * exact for ridge with an intercept, and it is how the fit is judged, on rows it has not seen. Source:
  * probe-row repair after arXiv 2608.18484; the leave-one-out form is Allen's PRESS statistic.
  *
- * Products are float in register tiles; the factorisation and the solves are double, each an axpy over
+ * Products are float in register tiles; the factorisation and its inverse are double, each an axpy over
  * contiguous rows, which the compiler vectorises without reordering a sum.
  */
 #include "repair_simd.h"
@@ -100,6 +100,17 @@ static double sum_of_squares(const float *x, int64_t count)
     return sum;
 }
 
+/* In squares that stay in cache: long power-of-two strides land on the same few lines. */
+static void transpose(const float *from, int64_t rows, int64_t columns, float *to)
+{
+    enum { SQUARE = 16 };
+    for (int64_t top = 0; top < rows; top += SQUARE)
+        for (int64_t left = 0; left < columns; left += SQUARE)
+            for (int64_t c = left; c < left + SQUARE && c < columns; c++)
+                for (int64_t r = top; r < top + SQUARE && r < rows; r++)
+                    to[c * rows + r] = from[r * columns + c];
+}
+
 /* Takes the mean over rows out of x[rows][count] and writes it. */
 static void centre(float *x, int64_t rows, int64_t count, int64_t stride, float *mean)
 {
@@ -128,23 +139,6 @@ static bool factorise(double *u, int64_t n)
     return true;
 }
 
-/* b[n][count] = (u^T u)^-1 b */
-static void solve(const double *u, int64_t n, double *b, int64_t count)
-{
-    for (int64_t k = 0; k < n; k++) {
-        for (int64_t c = 0; c < count; c++)
-            b[k * count + c] /= u[k * n + k];
-        for (int64_t i = k + 1; i < n; i++)
-            subtract(count, u[k * n + i], b + k * count, b + i * count);
-    }
-    for (int64_t i = n - 1; i >= 0; i--) {
-        for (int64_t k = i + 1; k < n; k++)
-            subtract(count, u[i * n + k], b + k * count, b + i * count);
-        for (int64_t c = 0; c < count; c++)
-            b[i * count + c] /= u[i * n + i];
-    }
-}
-
 /* v = u^-1, upper triangle by rows. */
 static void invert(const double *u, int64_t n, double *v)
 {
@@ -160,8 +154,8 @@ static void invert(const double *u, int64_t n, double *v)
 }
 
 struct buffers {
-    float *x, *xt, *gram, *alpha_float, *mean;
-    double *upper, *inverse, *alpha;
+    float *x, *xt, *gram, *transposed, *residual, *half, *alpha, *mean;
+    double *upper, *inverse;
 };
 
 static struct buffers open_scratch(const struct repair_fit *fit)
@@ -171,14 +165,16 @@ static struct buffers open_scratch(const struct repair_fit *fit)
     return (struct buffers){.x = (float *)(base + layout.x),
                             .xt = (float *)(base + layout.xt),
                             .gram = (float *)(base + layout.gram),
-                            .alpha_float = (float *)(base + layout.alpha_float),
+                            .transposed = (float *)(base + layout.transposed),
+                            .residual = (float *)(base + layout.residual),
+                            .half = (float *)(base + layout.half),
+                            .alpha = (float *)(base + layout.alpha),
                             .mean = (float *)(base + layout.mean),
                             .upper = (double *)(base + layout.upper),
-                            .inverse = (double *)(base + layout.inverse),
-                            .alpha = (double *)(base + layout.alpha)};
+                            .inverse = (double *)(base + layout.inverse)};
 }
 
-/* Fills x, xt, alpha (with the centred residual), mean, error. Returns beta. */
+/* Fills x, xt, residual, mean, error. Returns beta. */
 static float make_features(struct repair_fit *fit, struct buffers *b)
 {
     int64_t n = fit->rows, d = fit->head_dim, features = 2 * d;
@@ -188,18 +184,27 @@ static float make_features(struct repair_fit *fit, struct buffers *b)
         for (int64_t i = 0; i < d; i++) {
             b->x[r * features + i] = fit->o[r * d + i];
             b->x[r * features + d + i] = beta * fit->q[r * d + i];
-            b->alpha_float[r * d + i] = fit->exact[r * d + i] - fit->o[r * d + i];
+            b->residual[r * d + i] = fit->exact[r * d + i] - fit->o[r * d + i];
         }
     }
-    fit->error = sum_of_squares(b->alpha_float, n * d);
+    fit->error = sum_of_squares(b->residual, n * d);
     centre(b->x, n, features, features, b->mean);
-    centre(b->alpha_float, n, d, d, b->mean + features);
-    for (int64_t r = 0; r < n; r++)
-        for (int64_t i = 0; i < features; i++)
-            b->xt[i * n + r] = b->x[r * features + i];
-    for (int64_t i = 0; i < n * d; i++)
-        b->alpha[i] = (double)b->alpha_float[i];
+    centre(b->residual, n, d, d, b->mean + features);
+    transpose(b->x, n, features, b->xt);
     return beta;
+}
+
+/* alpha = v v^T residual, v = inverse. Rounding v to float costs 1e-7 of it, and the ridge keeps it small. */
+static void solve(const struct buffers *b, int64_t n, int64_t d)
+{
+    struct matrix v = {b->gram, n}, v_transposed = {b->transposed, n};
+    for (int64_t i = 0; i < n * n; i++)
+        b->gram[i] = (float)b->inverse[i];
+    transpose(b->gram, n, n, b->transposed);
+    memset(b->half, 0, (size_t)(n * d) * sizeof(*b->half));
+    memset(b->alpha, 0, (size_t)(n * d) * sizeof(*b->alpha));
+    multiply_add(n, n, d, v_transposed, (struct matrix){b->residual, d}, b->half, d);
+    multiply_add(n, n, d, v, (struct matrix){b->half, d}, b->alpha, d);
 }
 
 /* Sum of squares of the leave-one-out residuals; negative where it cannot be told. */
@@ -215,7 +220,7 @@ static double unseen_error(const struct repair_fit *fit, const struct buffers *b
         if (!(leverage_left > 1e-9))
             return -1;
         for (int64_t c = 0; c < d; c++)
-            residual += b->alpha[i * d + c] * b->alpha[i * d + c];
+            residual += (double)b->alpha[i * d + c] * (double)b->alpha[i * d + c];
         sum += residual * (lambda / leverage_left) * (lambda / leverage_left);
     }
     return sum;
@@ -225,10 +230,8 @@ static double unseen_error(const struct repair_fit *fit, const struct buffers *b
 static void finish(struct repair_fit *fit, const struct buffers *b, float beta)
 {
     int64_t n = fit->rows, d = fit->head_dim, features = 2 * d;
-    for (int64_t i = 0; i < n * d; i++)
-        b->alpha_float[i] = (float)b->alpha[i];
     memset(fit->weight, 0, (size_t)(features * d) * sizeof(*fit->weight));
-    multiply_add(features, n, d, (struct matrix){b->xt, n}, (struct matrix){b->alpha_float, d},
+    multiply_add(features, n, d, (struct matrix){b->xt, n}, (struct matrix){b->alpha, d},
                  fit->weight, d);
     memcpy(fit->shift, b->mean + features, (size_t)d * sizeof(*fit->shift));
     for (int64_t i = 0; i < features; i++)
@@ -254,8 +257,8 @@ static bool fit_rows(struct repair_fit *fit)
             b.upper[i * n + j] = (double)b.gram[i * n + j] + (i == j ? lambda : 0);
     if (!factorise(b.upper, n))
         return false;
-    solve(b.upper, n, b.alpha, fit->head_dim);
     invert(b.upper, n, b.inverse);
+    solve(&b, n, fit->head_dim);
     fit->error_unseen = unseen_error(fit, &b, lambda);
     if (!(fit->error_unseen >= 0) || !isfinite(fit->error_unseen))
         return false;

@@ -41,13 +41,12 @@ extern const struct repair_kernels repair_portable, repair_avx2, repair_avx512;
 
 /* Offsets into a fit's scratch. */
 struct repair_layout {
-    size_t x, xt;       /* float [rows][features], [features][rows] */
-    size_t gram;        /* float [rows][rows] */
-    size_t upper;       /* double [rows][rows]: Cholesky factor */
-    size_t inverse;     /* double [rows][rows]: of the factor */
-    size_t alpha;       /* double [rows][head_dim] */
-    size_t alpha_float; /* float [rows][head_dim] */
-    size_t mean;        /* float [3 * head_dim]: of the features, of the residual */
+    size_t x, xt;                 /* float [rows][features], [features][rows] */
+    size_t gram, transposed;      /* float [rows][rows] */
+    size_t upper;                 /* double [rows][rows]: Cholesky factor */
+    size_t inverse;               /* double [rows][rows]: of the factor */
+    size_t residual, half, alpha; /* float [rows][head_dim] */
+    size_t mean;                  /* float [3 * head_dim]: of the features, of the residual */
     size_t size;
 };
 
@@ -58,10 +57,12 @@ static inline struct repair_layout repair_lay_out(int64_t rows, int64_t head_dim
     layout.x = carve_array(&carve, rows * 2 * head_dim, sizeof(float));
     layout.xt = carve_array(&carve, rows * 2 * head_dim, sizeof(float));
     layout.gram = carve_array(&carve, rows * rows, sizeof(float));
+    layout.transposed = carve_array(&carve, rows * rows, sizeof(float));
     layout.upper = carve_array(&carve, rows * rows, sizeof(double));
     layout.inverse = carve_array(&carve, rows * rows, sizeof(double));
-    layout.alpha = carve_array(&carve, rows * head_dim, sizeof(double));
-    layout.alpha_float = carve_array(&carve, rows * head_dim, sizeof(float));
+    layout.residual = carve_array(&carve, rows * head_dim, sizeof(float));
+    layout.half = carve_array(&carve, rows * head_dim, sizeof(float));
+    layout.alpha = carve_array(&carve, rows * head_dim, sizeof(float));
     layout.mean = carve_array(&carve, 3 * head_dim, sizeof(float));
     layout.size = carve.size;
     return layout;
