@@ -27,15 +27,21 @@ SIMD_CLONES static void layer_norm_row(const float *x, float *y, int64_t feature
                                        const float *weight, const float *bias, const float *scale,
                                        const float *shift)
 {
-    float sum = 0.0f, squares = 0.0f;
+    /* The mean of what is left after the first mean corrects its rounding, which counts where the mean
+     * is far from zero. */
+    float sum = 0.0f, drift = 0.0f, squares = 0.0f;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < features; i++)
         sum += x[i];
     float mean = sum / (float)features;
-#pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < features; i++)
+#pragma omp simd reduction(+ : drift, squares)
+    for (int64_t i = 0; i < features; i++) {
+        drift += x[i] - mean;
         squares += (x[i] - mean) * (x[i] - mean);
-    float factor = 1.0f / sqrtf(squares / (float)features + eps);
+    }
+    drift /= (float)features;
+    mean += drift;
+    float factor = 1.0f / sqrtf(squares / (float)features - drift * drift + eps);
 
 #pragma omp simd
     for (int64_t i = 0; i < features; i++)
