@@ -112,12 +112,8 @@ static bool plan_memory(struct generation *g, struct error *error)
     g->attention = memory_plan_attention(&query);
     g->report->tokens =
         g->attention.grid.frames * g->attention.grid.height * g->attention.grid.width;
-    if (plan->peak <= query.available) {
-        char text[1024];
-        memory_plan_describe(plan, query.available, text, sizeof text);
-        note(g, text);
+    if (plan->peak <= query.available)
         return true;
-    }
     int64_t width = 0, height = 0;
     const double gib = 1073741824.0;
     bool fits = memory_plan_fit(&query, &width, &height);
@@ -135,14 +131,16 @@ static bool plan_memory(struct generation *g, struct error *error)
     return false;
 }
 
-/* Which kernel will attend, and what the attention does in the last step. */
-static bool describe_attention(struct generation *g, struct error *error)
+/* Says what will be held in memory, which kernel will attend, and what it does in the last step. */
+static bool announce(struct generation *g, struct error *error)
 {
     draftattn_plan *plan = NULL;
     draftattn_plan_info info;
     char text[1024];
     const int32_t steps = (int32_t)g->settings->steps;
     const draftattn_step last = {.step = steps - 1, .steps = steps, .layer = 0, .sigma = -1};
+    memory_plan_describe(&g->report->memory, system_memory_available(), text, sizeof text);
+    note(g, text);
     if (draftattn_plan_create(&plan, g->context, &g->attention) != DRAFTATTN_SUCCESS ||
         draftattn_plan_info_get(plan, &info) != DRAFTATTN_SUCCESS) {
         draftattn_plan_destroy(plan);
@@ -152,6 +150,20 @@ static bool describe_attention(struct generation *g, struct error *error)
     draftattn_plan_describe(plan, &last, text, sizeof text);
     draftattn_plan_destroy(plan);
     note(g, text);
+    return true;
+}
+
+/* Opens every network's files, so that a damaged one is found before the work and not after it. */
+static bool check_weights(const struct generation *g, struct error *error)
+{
+    const struct model_folder *folder = &g->model->folder;
+    const char *const paths[] = {folder->text_encoder, folder->transformer, folder->vae};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        struct checkpoint *weights = NULL;
+        if (!checkpoint_open(&weights, paths[i], error))
+            return false;
+        checkpoint_close(weights);
+    }
     return true;
 }
 
@@ -184,8 +196,8 @@ static bool prepare(struct generation *g, struct error *error)
     const char *slash = strrchr(g->model->folder.root, '/');
     generate_settings_describe(s, slash && slash[1] ? slash + 1 : g->model->folder.root, g->comment,
                                sizeof g->comment);
-    return check_outputs(g, error) && open_devices(g, error) && plan_memory(g, error) &&
-           describe_attention(g, error);
+    return open_devices(g, error) && plan_memory(g, error) && check_outputs(g, error) &&
+           check_weights(g, error) && announce(g, error);
 }
 
 /* ---- prompt --------------------------------------------------------------------------------------- */

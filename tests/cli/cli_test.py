@@ -1,0 +1,535 @@
+#!/usr/bin/env python3
+"""draftattn from outside: exit codes, messages, files.
+
+Run by CTest, or by hand:
+DRAFTATTN_PROGRAM=build/release/bin/draftattn DRAFTATTN_TEST_MODEL=samples/tiny-world/checkpoint \
+    python3 tests/cli/cli_test.py [Usage|Generate|Formats|Models|Output|Interrupt]
+"""
+import json
+import os
+import pty
+import re
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import time
+import unittest
+
+from cli_common import (MODEL, PROGRAM, SANITIZED, SMALL, TEXT_ENCODER, TRANSFORMER, VAE, Case,
+                        generate, join_safetensors, read_model_file, split_safetensors)
+
+
+class Usage(Case):
+    def test_help(self):
+        for arguments in (["--help"], ["help"], ["-h"]):
+            out, err = self.succeed(*arguments)
+            self.assertTrue(out.startswith("Usage: draftattn COMMAND"))
+            self.assertEqual(err, "")
+        for command in ("generate", "decode", "inspect", "info"):
+            page, _ = self.succeed("help", command)
+            self.assertEqual(page, self.succeed(command, "--help")[0])
+            self.assertTrue(page.startswith(f"Usage: draftattn {command} "))
+            self.assertTrue(all(len(line) <= 80 for line in page.splitlines()))
+        self.assertRegex(self.succeed("--version")[0], r"^draftattn \d+\.\d+\.\d+\n$")
+
+    def test_commands(self):
+        self.refuse([], 2, "no command")
+        self.refuse(["genrate"], 2, "unknown command 'genrate'", "did you mean 'generate'?",
+                    "decode")
+        self.refuse(["bench"], 2, "unknown command 'bench'", "generate, decode, inspect, info")
+        self.refuse(["help", "decod"], 2, "did you mean 'decode'?")
+
+    def test_options(self):
+        for flags, *words in (
+                (["--stepz", "3"], "'--stepz'", "did you mean '--steps'?"),
+                (["-x"], "unknown option '-x'"),
+                (["stray"], "unexpected argument 'stray'"),
+                (["--steps"], "'--steps' needs a value"),
+                (["--steps", "0"], "--steps '0'", "from 1 to 1000"),
+                (["--steps", "-4"], "--steps '-4'"),
+                (["--steps", "12abc"], "--steps '12abc'"),
+                (["--frames", "0"], "--frames '0'"),
+                (["--size", "64"], "--size '64'", "832x480"),
+                (["--size", "0x64"], "--size '0x64'"),
+                (["--width", "64"], "--size, or --width and --height"),
+                (["--sparsity", "1"], "--sparsity '1'", "below 1"),
+                (["--sparsity", "-0.5"], "--sparsity '-0.5'"),
+                (["--sparsity", "many"], "--sparsity 'many'"),
+                (["--dense-steps", "1.5"], "--dense-steps '1.5'"),
+                (["--dense-layers", "0,99"], "--dense-layers", "99", "0 to 7"),
+                (["--dense-layers", "1-"], "--dense-layers '1-'"),
+                (["--compensation", "maybe"], "on or off"),
+                (["--attention", "drafft"], "'drafft'", "did you mean 'draft'?", "dense"),
+                (["--attention", "magic"], "'magic'", "draft-paper"),
+                (["--sampler", "heun"], "heun", "unipc", "euler"),
+                (["--backend", "gpu9"], "'gpu9'", "avx2"),
+                (["--seed", "-1"], "--seed '-1'", "4294967295"),
+                (["--cfg", "nan"], "--cfg 'nan'"),
+                (["--flow-shift", "0"], "--flow-shift '0'"),
+                (["--fps", "0"], "--fps '0'"),
+                (["--threads", "0"], "--threads '0'"),
+                (["--tile", "100"], "--tile '100'", "multiple of 8"),
+                (["--attention", "draft-paper", "--compensation", "on"], "--compensation"),
+                # 64x64 is a grid of 4x4 tokens: the published 8x16 patches do not divide it
+                (["--attention", "draft-paper"], "8", "16")):
+            with self.subTest(flags=flags):
+                self.refuse(generate(*flags), 2, *words)
+
+    def test_prompts(self):
+        self.refuse(["generate"], 2, "prompt is empty", "--prompt")
+        for prompt in ("", "   ", "\n\t"):
+            self.refuse(generate(prompt=prompt), 2, "prompt is empty")
+        self.refuse(["generate", "-p", b"caf\xe9 at night"], 2, "--prompt", "UTF-8")
+        self.refuse(generate(prompt="@missing.txt"), 2, "@missing.txt", "No such file")
+        self.refuse(["decode"], 2, "no latents")
+        self.refuse(["decode", "x.safetensors"], 2, "--output")
+
+    def test_extensions(self):
+        self.refuse(generate(output="out.avi"), 2, "'.avi'", ".mp4, .webm, .gif")
+        self.refuse(generate(output="out"), 2, "no extension")
+        self.refuse(generate(output="out-%s.png"), 2, "out-%s.png", "%0Nd")
+        self.refuse(generate(output="out-%d-%n.png"), 2, "exactly one")
+        self.refuse(generate(output="out.png"), 2, "one PNG holds one frame", "out-%05d.png")
+
+    def test_info(self):
+        out, _ = self.succeed("info")
+        for word in ("draftattn", "backends:", "portable", "encoders:", "mp4", MODEL):
+            self.assertIn(word, out)
+        info = json.loads(self.succeed("info", "--json")[0])
+        self.assertTrue(any(b["works"] for b in info["backends"]))
+        for backend in info["backends"]:
+            self.assertEqual(backend["works"], backend["why_not"] == "")
+        self.assertEqual(info["model"], MODEL)
+
+    def test_inspect(self):
+        out, _ = self.succeed("inspect")
+        self.assertIn("8.08 M parameters", out)
+        self.assertIn("BF16", out)
+        found = json.loads(self.succeed("inspect", MODEL, "--json", "--size", "512x512")[0])
+        self.assertEqual(found["layout"], "diffusers")
+        self.assertEqual([n["name"] for n in found["networks"]],
+                         ["text encoder", "transformer", "vae"])
+        self.assertEqual(found["config"]["layers"], 8)
+        self.assertEqual(found["memory"]["width"], 512)
+        self.assertGreater(found["memory"]["peak"], 1 << 20)
+
+
+class Generate(Case):
+    def test_mp4(self):
+        out, err = self.succeed(*generate("--fps", "12"))
+        self.assertEqual(out, "")
+        for word in ("seed 1", "memory plan", "denoise", "density", "time:", "wrote out.mp4"):
+            self.assertIn(word, err)
+        self.assertEqual(self.files(), ["out.mp4"])
+        stream, tags, frames = self.probe("out.mp4")
+        self.assertEqual((stream["width"], stream["height"], frames), (64, 64, 5))
+        self.assertEqual(stream["r_frame_rate"], "12/1")
+        self.assertEqual(stream["pix_fmt"], "yuv420p")
+        self.assertEqual(tags["title"], "a red ball")
+        for word in ("seed 1", "size 64x64", "steps 2", "cfg 4", "unipc", "attention draft",
+                     "sparsity 0.8", "draftattn "):
+            self.assertIn(word, tags["comment"])
+
+    def test_json(self):
+        out, err = self.succeed(*generate("--json", "--quiet", "--size", "128x128", "--frames",
+                                          "9", "--sparsity", "0.5", "--dense-steps", "0.5",
+                                          "--probes", "16"))
+        self.assertEqual(err, "")
+        found = json.loads(out)
+        self.assertEqual(len(out.splitlines()), 1)
+        for key, value in (("seed", 1), ("width", 128), ("frames", 9), ("steps", 2),
+                           ("prompt", "a red ball"), ("output", "out.mp4"), ("sampler", "unipc")):
+            self.assertEqual(found[key], value)
+        attention = found["attention"]
+        self.assertEqual(attention["tokens"], 3 * 8 * 8)
+        self.assertEqual(attention["calls"], 2 * 2 * 8)
+        self.assertEqual(attention["dense_calls"], 2 * 8)
+        self.assertGreaterEqual(attention["error_worst"], attention["error_median"])
+        self.assertLessEqual(set(("load", "text", "denoise", "decode", "write", "total")),
+                             set(found["seconds"]))
+        self.assertGreater(found["memory"]["peak"], 0)
+
+    def test_density(self):
+        """512 pixels a side are 1,024 tokens a frame, 8 blocks: sparsity shows in the density."""
+        arguments = ["--json", "-q", "--size", "512x512", "--frames", "1", "--steps", "1", "--cfg",
+                     "1", "--dense-steps", "0"]
+        for policy, low, high in (("draft", .4, .6), ("draft-paper", .4, .6), ("dense", 1, 1)):
+            out, _ = self.succeed(*generate("--attention", policy, "--sparsity", "0.5", *arguments,
+                                            output=policy + ".png"))
+            density = json.loads(out)["attention"]["density"]
+            self.assertGreaterEqual(density, low)
+            self.assertLessEqual(density, high)
+
+    def test_seed(self):
+        """A seed names a video; without one it is random, printed, and in the file's name."""
+        for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+            self.succeed(*generate("--save-latents", name, "--seed", seed, output=name + ".gif"))
+        latents = [open(self.path(name), "rb").read() for name in "abc"]
+        self.assertEqual(latents[0], latents[1])
+        self.assertNotEqual(latents[0], latents[2])
+        for name in self.files():
+            os.remove(self.path(name))
+        at = SMALL.index("--seed")
+        _, err = self.succeed("generate", "-p", "a ball", *SMALL[:at], *SMALL[at + 2:])
+        seed = re.search(r"seed (\d+)", err).group(1)
+        self.assertEqual(self.files(), [f"draftattn-{seed}.mp4"])
+
+    def test_rounding(self):
+        _, err = self.succeed(*generate("--size", "60x70", "--frames", "6"))
+        self.assertIn("size 60x70 rounded to 64x64", err)
+        self.assertIn("6 frames rounded to 5", err)
+        stream, _, frames = self.probe("out.mp4")
+        self.assertEqual((stream["width"], stream["height"], frames), (64, 64, 5))
+
+    def test_latents_and_decode(self):
+        """decode makes the very frames that generate made."""
+        self.succeed(*generate("--save-latents", "kept.safetensors", output="a-%d.png"))
+        header, _ = split_safetensors(open(self.path("kept.safetensors"), "rb").read())
+        self.assertEqual(header["latents"]["shape"], [16, 2, 8, 8])
+        self.assertEqual(header["__metadata__"]["prompt"], "a red ball")
+        self.assertIn("seed 1", header["__metadata__"]["settings"])
+        out, _ = self.succeed("decode", "kept.safetensors", "-m", MODEL, "-o", "b-%d.png", "-t", "1",
+                              "--json")
+        self.assertEqual(json.loads(out)["frames"], 5)
+        for i in range(1, 6):
+            self.assertEqual(open(self.path(f"a-{i}.png"), "rb").read(),
+                             open(self.path(f"b-{i}.png"), "rb").read())
+
+    def test_noise(self):
+        self.succeed(*generate("--save-latents", "kept.safetensors"))
+        self.succeed(*generate("--noise", "kept.safetensors", output="again.mp4"))
+        files = self.files()
+        self.refuse(generate("--noise", "kept.safetensors", "--frames", "9", output="x.mp4"), 2,
+                    "--noise", "kept.safetensors", "2 x 8 x 8", "3 x 8 x 8", left=files)
+        self.refuse(generate("--noise", os.path.join(MODEL, VAE), output="x.mp4"), 1, "--noise",
+                    "'latents' or 'noise'", left=files)
+
+    def test_samplers(self):
+        for sampler in ("unipc", "dpm++", "euler"):
+            _, err = self.succeed(*generate("--sampler", sampler, "--cfg", "1", "--dense-layers",
+                                            "0,2-3", output=sampler + ".gif"))
+            self.assertIn(sampler, err)
+
+    def test_prompts(self):
+        with open(self.path("prompt.txt"), "w", encoding="utf-8") as file:
+            file.write("a big red ball\n")
+        self.succeed(*generate(prompt="@prompt.txt"))
+        self.assertEqual(self.probe("out.mp4")[1]["title"], "a big red ball")
+        _, err = self.succeed(*generate(prompt="ball " * 700))
+        self.assertRegex(err, r"--prompt is \d+ tokens longer than the 512")
+        self.succeed(*generate("-n", "blurry", prompt="ein Ball fällt “schnell” 雪"))
+
+    def test_quiet(self):
+        self.assertEqual(self.succeed(*generate("-q")), ("", ""))
+
+    def test_terminal(self):
+        """On a terminal progress is a bar."""
+        controller, terminal = pty.openpty()
+        process = subprocess.Popen([PROGRAM, *generate()], cwd=self.work, stderr=terminal,
+                                   stdout=subprocess.DEVNULL,
+                                   env=self.environment(TERM="xterm"))
+        os.close(terminal)
+        text = b""
+        while True:
+            try:
+                part = os.read(controller, 4096)
+            except OSError: # the other end is closed
+                part = b""
+            if not part:
+                break
+            text += part
+        os.close(controller)
+        self.assertEqual(process.wait(60), 0)
+        self.assertRegex(text, rb"\rdenoise +\[#+\] 2 of 2")
+
+
+class Formats(Case):
+    def test_movies(self):
+        for name, codecs in (("out.webm", ("vp9", "vp8", "av1")), ("out.gif", ("gif",)),
+                             ("UPPER.MP4", ("h264", "mpeg4"))):
+            encoder = json.loads(self.succeed("info", "--json")[0])["encoders"][name[-4:].strip(".")
+                                                                                .lower()]
+            if not encoder:
+                continue
+            self.succeed(*generate(output=name))
+            stream, _, frames = self.probe(name)
+            self.assertIn(stream["codec_name"], codecs)
+            self.assertEqual((stream["width"], frames), (64, 5))
+
+    def test_png(self):
+        self.succeed(*generate(output="f%03d.png"))
+        self.assertEqual(self.files(), [f"f{i:03d}.png" for i in range(1, 6)])
+        self.assertEqual(self.probe("f001.png")[0]["width"], 64)
+
+    def test_single_png(self):
+        self.succeed(*generate("--frames", "1", output="one.png"))
+        self.assertEqual(self.files(), ["one.png"])
+
+    def test_tiles(self):
+        """Tiles change what is near their seams, not the picture."""
+        self.succeed(*generate("--size", "128x128", "--save-latents", "kept"))
+        for name, tile in (("whole", "off"), ("tiled", "64")):
+            self.succeed("decode", "kept", "-o", name + ".gif", "--tile", tile, "-t", "1")
+        done = subprocess.run(["ffmpeg", "-v", "info", "-i", self.path("whole.gif"), "-i",
+                               self.path("tiled.gif"), "-lavfi", "psnr", "-f", "null", "-"],
+                              capture_output=True, check=True)
+        psnr = re.search(rb"average:([\d.]+|inf)", done.stderr).group(1)
+        self.assertGreater(float(psnr), 15)
+
+    def test_replaces(self):
+        with open(self.path("out.mp4"), "w", encoding="utf-8") as file:
+            file.write("old")
+        self.succeed(*generate())
+        self.assertEqual(self.probe("out.mp4")[2], 5)
+
+
+class Models(Case):
+    def broken(self, name, data, *words, code=1, arguments=()):
+        """A model with one file replaced is refused, the file named."""
+        root = self.model_copy()
+        if data is None:
+            os.remove(os.path.join(root, name))
+        else:
+            self.replace(root, name, data)
+        text = self.refuse(generate("-m", root, *arguments), code, os.path.basename(name), *words)
+        shutil.rmtree(root)
+        return text
+
+    def test_folders(self):
+        self.refuse(generate("-m", "nowhere"), 1, "nowhere")
+        self.refuse(generate(), 1, "elsewhere", env=self.environment(DRAFTATTN_MODEL="elsewhere"))
+        empty = os.path.join(self.folder, "empty")
+        os.mkdir(empty)
+        self.refuse(generate("-m", empty), 1, "empty", "model_index.json")
+        self.refuse(["inspect", empty], 1, "empty")
+
+    def test_missing_files(self):
+        for name in (TRANSFORMER, VAE, TEXT_ENCODER, "transformer/config.json",
+                     "tokenizer/spiece.model"):
+            with self.subTest(name=name):
+                root = self.model_copy()
+                os.remove(os.path.join(root, name))
+                self.refuse(generate("-m", root), 1, os.path.dirname(name))
+                shutil.rmtree(root)
+
+    def test_configs(self):
+        name = "transformer/config.json"
+        config = json.loads(read_model_file(name))
+        self.broken(name, b"{ not json", "JSON")
+        self.broken(name, b"", "config.json")
+        self.broken(name, b"[" * 100000, "config.json")
+        for field, value in (("num_layers", -1), ("num_layers", 1e30), ("num_layers", "eight"),
+                             ("attention_head_dim", 96), ("num_attention_heads", 0)):
+            with self.subTest(field=field, value=value):
+                self.broken(name, json.dumps({**config, field: value}).encode(), field[:5])
+        root = self.model_copy()
+        self.replace(root, name, json.dumps({**config, "in_channels": 36}).encode())
+        self.refuse(generate("-m", root), 1, "image-to-video", "T2V")
+
+    def test_truncated(self):
+        data = read_model_file(TRANSFORMER)
+        for length in (0, 4, 8, 100, len(data) // 2, len(data) - 1):
+            with self.subTest(length=length):
+                self.broken(TRANSFORMER, data[:length])
+        self.broken(VAE, read_model_file(VAE)[:-2])
+        self.broken(TEXT_ENCODER, read_model_file(TEXT_ENCODER)[:-2])
+
+    def test_headers(self):
+        header, data = split_safetensors(read_model_file(TRANSFORMER))
+        name = "blocks.0.attn1.to_q.weight"
+        start, end = header[name]["data_offsets"]
+
+        def patched(**entry):
+            return join_safetensors({**header, name: {**header[name], **entry}}, data)
+
+        self.broken(TRANSFORMER, struct.pack("<Q", 1 << 62) + b"{}")
+        self.broken(TRANSFORMER, struct.pack("<Q", 4) + b"nope")
+        self.broken(TRANSFORMER, patched(data_offsets=[start + len(data), end + len(data)]), name)
+        self.broken(TRANSFORMER, patched(data_offsets=[start + 2, end + 2])) # overlaps the next
+        self.broken(TRANSFORMER, patched(data_offsets=[end, start]), name)
+        self.broken(TRANSFORMER, patched(data_offsets=[1 << 63, (1 << 63) + 16]), name)
+        self.broken(TRANSFORMER, patched(data_offsets=[-8, 8]), name)
+        self.broken(TRANSFORMER, patched(shape=[1 << 40, 1 << 40]), name)
+        self.broken(TRANSFORMER, patched(shape=[-256, -256]), name)
+        self.broken(TRANSFORMER, patched(shape=[128, 512]), name, "256")
+        self.broken(TRANSFORMER, patched(dtype="I16"), name)
+        self.broken(TRANSFORMER, patched(dtype="Q7"), name, "stored as")
+        renamed = {("x" + k if k == name else k): v for k, v in header.items()}
+        self.broken(TRANSFORMER, join_safetensors(renamed, data), name)
+
+    def test_index(self):
+        root = self.model_copy()
+        index = "transformer/diffusion_pytorch_model.safetensors.index.json"
+        header, _ = split_safetensors(read_model_file(TRANSFORMER))
+        for shard in ("gone-00001-of-00002.safetensors", "../../etc/passwd"):
+            names = {name: shard for name in header if name != "__metadata__"}
+            self.replace(root, index, json.dumps({"weight_map": names}).encode())
+            self.refuse(generate("-m", root), 1, shard)
+        self.replace(root, index, b"{")
+        self.refuse(generate("-m", root), 1, "index.json")
+
+    def test_tokenizer(self):
+        self.broken("tokenizer/spiece.model", b"this is no model", "spiece.model")
+        self.broken("tokenizer/spiece.model", b"", "spiece.model")
+
+    def with_nan(self, file, tensor):
+        header, data = split_safetensors(read_model_file(file))
+        start = header[tensor]["data_offsets"][0]
+        return join_safetensors(header, data[:start] + b"\xc0\x7f" + data[start + 2:])
+
+    def test_nan(self):
+        """A NaN is reported with the layer where it first shows."""
+        for tensor in ("attn1.to_v.weight", "attn2.to_k.weight", "ffn.net.2.weight"):
+            root = self.model_copy()
+            self.replace(root, TRANSFORMER, self.with_nan(TRANSFORMER, "blocks.3." + tensor))
+            text = self.refuse(generate("-m", root), 1, "blocks.3")
+            self.assertNotIn("blocks.2", text)
+            shutil.rmtree(root)
+
+    def test_nan_in_decoder(self):
+        """What was denoised is kept when decoding fails, and can be decoded then."""
+        root = self.model_copy()
+        header, _ = split_safetensors(read_model_file(VAE))
+        tensor = next(n for n in header if n.startswith("decoder.up_blocks.1") and
+                      n.endswith("conv1.weight"))
+        self.replace(root, VAE, self.with_nan(VAE, tensor))
+        kept = "out.mp4.latents.safetensors"
+        self.refuse(generate("-m", root), 1, "up_blocks.1", kept, "draftattn decode", left=[kept])
+        self.succeed("decode", kept, "-o", "out.mp4", "-t", "1")
+        self.assertEqual(self.probe("out.mp4")[2], 5)
+
+    def test_latents(self):
+        for name, data in (("text.st", b"no safetensors"), ("empty.st", b"")):
+            with open(self.path(name), "wb") as file:
+                file.write(data)
+            self.refuse(["decode", name, "-o", "x.mp4"], 1, name, left=[name])
+            os.remove(self.path(name))
+        self.refuse(["decode", "gone.st", "-o", "x.mp4"], 1, "gone.st")
+        bad = {"latents": {"dtype": "F32", "shape": [8, 1, 2, 2], "data_offsets": [0, 128]}}
+        with open(self.path("bad.st"), "wb") as file:
+            file.write(join_safetensors(bad, bytes(128)))
+        self.refuse(["decode", "bad.st", "-o", "x.mp4"], 1, "bad.st", "latents", "16",
+                    left=["bad.st"])
+
+
+class Output(Case):
+    def test_unwritable(self):
+        with open(self.path("file"), "w", encoding="utf-8"):
+            pass
+        os.mkdir(self.path("dir.mp4"))
+        left = ["file", "dir.mp4"]
+        self.refuse(generate(output="file/out.mp4"), 1, "file/out.mp4", "Not a directory",
+                    left=left)
+        self.refuse(generate(output="/proc/out.mp4"), 1, "/proc/out.mp4", left=left)
+        self.refuse(generate(output="missing/out.mp4"), 1, "missing/", left=left)
+        self.refuse(generate(output="dir.mp4"), 2, "dir.mp4", "folder", left=left)
+        self.refuse(generate("--save-latents", "missing/x"), 1, "--save-latents", left=left)
+        os.symlink("/dev/full", self.path("full.mp4"))
+        self.refuse(generate(output="full.mp4"), 2, "not a regular file", left=left + ["full.mp4"])
+
+    def test_file_size_limit(self):
+        """As on a full disk, writes fail part of the way; nothing is left."""
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        for name in ("out.mp4", "out.webm", "out.gif", "out-%d.png"):
+            with self.subTest(name=name):
+                self.refuse(generate(output=name), 1, name[:3], "File too large", limits=limit)
+        self.refuse(generate("--save-latents", "kept"), 1, "kept", limits=limit)
+
+    def test_full_disk(self):
+        disk = os.path.join(self.folder, "disk")
+        os.mkdir(disk)
+        made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "none", disk],
+                              capture_output=True, check=False)
+        if made.returncode:
+            self.skipTest("cannot make a small file system")
+        try:
+            with open(os.path.join(disk, "filler"), "wb") as file:
+                file.write(bytes(4096))
+            self.refuse(generate(output=os.path.join(disk, "out.gif")), 1, "out.gif",
+                        "No space left")
+            self.assertEqual(os.listdir(disk), ["filler"])
+        finally:
+            subprocess.run(["umount", disk], check=True)
+
+    def test_full_stdout(self):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([PROGRAM, "help"], stdout=full, stderr=subprocess.PIPE,
+                                  check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"standard output", done.stderr)
+
+    def test_too_large(self):
+        """Said before the work, with a size that would fit."""
+        start = time.monotonic()
+        self.refuse(generate("--size", "16384x16384", "--frames", "9999"), 1, "not enough memory",
+                    "16384x16384", "frames")
+        self.assertLess(time.monotonic() - start, 20)
+
+    @unittest.skipIf(SANITIZED, "sanitizers reserve more address space than there is memory")
+    def test_memory_limit(self):
+        def limit():
+            resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+        text = self.refuse(generate("--size", "4096x2048", "--frames", "81"), 1,
+                           "not enough memory for 4096x2048", "would fit", limits=limit)
+        width, height = map(int, re.search(r"--size (\d+)x(\d+) would fit", text).groups())
+        self.assertTrue(64 <= width < 4096 and width % 16 == 0 and height % 16 == 0)
+        self.assertLess(abs(width / height - 2), 0.4)
+
+
+class Interrupt(Case):
+    """Ctrl-C at each phase: exit code 130, no file left."""
+
+    def interrupt(self, arguments, wait_for, signal_number=signal.SIGINT, left=()):
+        process = subprocess.Popen([PROGRAM, *arguments], cwd=self.work, stderr=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, env=self.environment())
+        seen = b""
+        while wait_for not in seen:
+            line = process.stderr.readline()
+            self.assertTrue(line, f"ended without '{wait_for.decode()}'")
+            seen += line
+        time.sleep(0.1)
+        process.send_signal(signal_number)
+        out, err = process.communicate(timeout=120)
+        self.assertEqual(process.returncode, 130, (seen + err).decode())
+        self.assertIn(b"draftattn: interrupted", err)
+        self.assertEqual(out, b"")
+        self.assertEqual(self.files(), sorted(left))
+
+    def long(self, *more, output="out.mp4"):
+        return ["generate", "-p", "a ball", "-o", output, "--size", "256x256", "--frames", "17",
+                "--steps", "40", "--threads", "1", "--seed", "1", *more]
+
+    def test_loading(self):
+        self.interrupt(self.long(), b"model ")
+
+    def test_denoising(self):
+        self.interrupt(self.long(), b"load: ")
+
+    def test_terminated(self):
+        self.interrupt(self.long(), b"text: ", signal.SIGTERM)
+
+    def test_decoding(self):
+        for name in ("out.mp4", "out-%d.png"):
+            self.interrupt(["generate", "-p", "a ball", "-o", name, "--size", "512x512", "--frames",
+                            "33", "--steps", "1", "--cfg", "1", "--threads", "1", "--seed", "1"],
+                           b"denoise: 1 of 1")
+
+    def test_decode_command(self):
+        self.succeed(*generate("--size", "512x512", "--frames", "17", "--steps", "1", "--cfg", "1",
+                               "--save-latents", "kept", output="first.gif"))
+        process = subprocess.Popen([PROGRAM, "decode", "kept", "-o", "x.mp4", "-t", "1"],
+                                   cwd=self.work, stderr=subprocess.PIPE, env=self.environment())
+        while not any(".x.mp4" in name for name in self.files()):
+            self.assertIsNone(process.poll())
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+        self.assertEqual(process.returncode, 130)
+        self.assertEqual(self.files(), ["first.gif", "kept"])
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
