@@ -9,6 +9,7 @@
 
 #include "json_file.h"
 #include "sentencepiece_shim.h"
+#include "spiece_check.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -154,11 +155,13 @@ static bool load(struct tokenizer *tokenizer, const char *path, struct error *er
     size_t size = 0;
     bool ok = read_file(path, &bytes, &size, error);
     if (ok) {
-        tokenizer->spiece = spiece_load(bytes, size, message, sizeof message);
-        if (!tokenizer->spiece)
+        const char *wrong = spiece_check(bytes, size);
+        if (!wrong && !(tokenizer->spiece = spiece_load(bytes, size, message, sizeof message)))
+            wrong = message;
+        if (wrong)
             ok = error_set(
                 error, "%s: is not a SentencePiece model, or a damaged one (download it again): %s",
-                path, message);
+                path, wrong);
     }
     free(bytes);
     return ok && add_controls(tokenizer, error) && add_config_beside(tokenizer, error);

@@ -204,6 +204,40 @@ static void files_that_are_no_tokenizer(void **state)
     tokenizer_close(NULL);
 }
 
+/* The library follows the table of character replacements blindly; a wrong one must not reach it. */
+static void damaged_tables_are_found(void **state)
+{
+    struct scratch *scratch = *state;
+    size_t size;
+    char *bytes = read_model(&size);
+    memset(bytes + 10000, 0xff, 4000);
+    refuse(scratch_write(scratch, "a.model", bytes, size),
+           "the table of character replacements is damaged");
+    free(bytes);
+    /* Wherever a byte changes, a tokenizer that opens must also work. */
+    uint32_t random = 1;
+    for (int round = 0; round < 120; round++) {
+        bytes = read_model(&size);
+        for (int i = 0; i <= round % 4; i++) {
+            random = random * 1664525 + 1013904223;
+            bytes[random % (round % 2 ? size : 4000)] ^= (char)(1 << (round / 4 % 8));
+        }
+        struct tokenizer *tokenizer;
+        struct error error = {0};
+        const char *path = scratch_write(scratch, "b.model", bytes, size);
+        if (tokenizer_open(&tokenizer, path, &error)) {
+            int32_t ids[64];
+            int64_t count, cut;
+            tokenizer_prompt(tokenizer, "a red ball 日本 🙂 café ½ Å", ids, 64, &count, &cut,
+                             &error);
+            tokenizer_close(tokenizer);
+        } else {
+            assert_non_null(strstr(error.text, "b.model"));
+        }
+        free(bytes);
+    }
+}
+
 static int open_scratch(void **state)
 {
     static struct scratch scratch;
@@ -227,6 +261,7 @@ int main(void)
         cmocka_unit_test(long_prompts_are_cut),
         cmocka_unit_test_setup_teardown(configured_tokens, open_scratch, close_scratch),
         cmocka_unit_test_setup_teardown(files_that_are_no_tokenizer, open_scratch, close_scratch),
+        cmocka_unit_test_setup_teardown(damaged_tables_are_found, open_scratch, close_scratch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
