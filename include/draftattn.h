@@ -159,7 +159,7 @@ typedef struct draftattn_plan_desc {
     draftattn_order order;    /* default RASTER */
     double sparsity;          /* in [0, 1): 1 - budget; default 0.8 */
     int32_t key_block;        /* 128 (default) or 64 */
-    int32_t strip_height;     /* rows of a strip in block order; default 8 */
+    int32_t strip_height;     /* rows of a strip in block order, about; default 8 */
     draftattn_score score;    /* DRAFT only; default MASS */
     double row_floor;         /* DRAFT only: guaranteed share of a row's mean budget, in [0, 1] */
     double head_spread;       /* DRAFT only: how far a head's budget may move from the mean, as a

@@ -1,8 +1,9 @@
 /*
  * Owns the two block orders. Both permute the video alone; text keeps its places after it.
  *
- * Strips: a frame is cut into horizontal strips of strip_height rows (the last may be lower). A strip is
- * walked column by column, down one column and up the next; the next strip runs back, and the next
+ * Strips: a frame is cut into horizontal strips of strip_height rows or about as many: as equal as they
+ * can be, for a low last strip would make long blocks. A strip is walked column by column, down one
+ * column and up the next; the next strip runs back, and the next
  * frame runs the whole path back, so that it starts where the last one ended. Cutting this walk every
  * 128 tokens gives a compact patch everywhere, also across strip and frame edges, for any grid. The walk
  * moves one token at a time, but for one move of a strip's height between strips of even width.
@@ -15,9 +16,10 @@
 /* One frame, forward: order[i] = index within the frame. */
 static void walk_frame(int64_t height, int64_t width, int64_t strip_height, int64_t *order)
 {
-    int64_t position = 0;
-    for (int64_t top = 0, strip = 0; top < height; top += strip_height, strip++) {
-        int64_t rows = height - top < strip_height ? height - top : strip_height;
+    int64_t strips = (height + strip_height / 2) / strip_height, position = 0, top = 0;
+    strips = strips < 1 ? 1 : strips;
+    for (int64_t strip = 0; strip < strips; strip++) {
+        int64_t rows = height / strips + (strip < height % strips);
         for (int64_t i = 0; i < width; i++) {
             int64_t x = strip % 2 ? width - 1 - i : i;
             for (int64_t j = 0; j < rows; j++) {
@@ -25,6 +27,7 @@ static void walk_frame(int64_t height, int64_t width, int64_t strip_height, int6
                 order[position++] = y * width + x;
             }
         }
+        top += rows;
     }
 }
 
