@@ -1,9 +1,10 @@
 /*
  * The Wan VAE from outside: loading, and decoding and encoding whole clips.
  *
- * A clip goes through tile by tile (one tile where no tiling is asked for), a tile chunk by chunk. What comes
- * out of a chunk is tested for NaN and infinity, which costs next to nothing; only when that
- * fails is the tile run again with a test behind every layer, to name the one that is at fault.
+ * A clip goes through tile by tile (one tile where no tiling is asked for), a tile chunk by chunk.
+ * What comes out of a chunk is tested for NaN and infinity, which costs next to nothing; only when
+ * that fails is the tile run again with a test behind every layer, to name the one that is at
+ * fault.
  */
 #include "wan_vae.h"
 
@@ -85,11 +86,11 @@ int64_t wan_vae_decode_bytes(const struct wan_vae_config *config, int64_t height
         !checked_mul(sizes.values, 2, &floats) || !checked_add(floats, sizes.staging, &floats) ||
         !checked_add(floats, sizes.history_total, &floats) ||
         !checked_add(floats, frames, &floats) || !checked_mul(floats, sizeof(float), &floats))
-        return INT64_MAX;
+        return INT64_MAX / 4; /* callers add to it */
     return floats;
 }
 
-/* ---- clips and tiles ----------------------------------------------------------------------------- */
+/* ---- clips and tiles ------------------------------------------------------------------------- */
 
 /* A clip on its way through one of the nets. */
 struct job {
@@ -128,7 +129,8 @@ static bool job_tiling(const struct wan_vae_tiling *tiling, int64_t height, int6
     return true;
 }
 
-/* Runs the chunk in job->host [frames][height][width][channels]; its result goes to job->host too. */
+/* Runs the chunk in job->host [frames][height][width][channels]; its result goes to job->host
+ * too. */
 static bool job_chunk(struct job *job, struct vae_pass *pass, int64_t frames, int64_t height,
                       int64_t width, struct error *error)
 {
@@ -162,7 +164,6 @@ static bool job_run(struct job *job, tile_fn run, struct error *error)
                 run(job, &tile, true, error);
             return false;
         }
-        vae_canvas_end_row(&job->canvas);
     }
     return true;
 }
@@ -179,7 +180,7 @@ static bool job_host(struct job *job, int64_t pixels, int64_t latents, struct er
     return job->host ? true : error_out_of_memory(error, "frames of the VAE", a > b ? a : b);
 }
 
-/* ---- decoding ------------------------------------------------------------------------------------ */
+/* ---- decoding -------------------------------------------------------------------------------- */
 
 /* Latents [z][frames][height][width], one frame of a tile: to [height][width][z], denormalised. */
 static void gather_latents(const struct job *job, const struct vae_tile *tile, int64_t frame)
@@ -300,7 +301,7 @@ bool wan_vae_decode(struct wan_vae *vae, const float *latents, int64_t frames, i
     return ok;
 }
 
-/* ---- encoding ------------------------------------------------------------------------------------ */
+/* ---- encoding -------------------------------------------------------------------------------- */
 
 /* Frames [first, first + count) of a tile in latent units: its part of every line. */
 static void gather_video(const struct job *job, const struct vae_tile *tile, int64_t first,

@@ -1,6 +1,6 @@
 /*
- * Wan2.1 VAE, float32: causal 3D convolutions with two frames of history, one latent frame at a time, so
- * that memory does not grow with the clip.
+ * Wan2.1 VAE, float32: causal 3D convolutions with two frames of history, one latent frame at a
+ * time, so that memory does not grow with the clip.
  */
 #ifndef PIPELINE_MODELS_WAN_VAE_H
 #define PIPELINE_MODELS_WAN_VAE_H
@@ -27,13 +27,14 @@ bool wan_vae_config_read(struct wan_vae_config *out, const char *path, struct er
 enum wan_vae_parts { WAN_VAE_DECODER = 1, WAN_VAE_ENCODER = 2 };
 
 bool wan_vae_load(struct wan_vae **out, const struct wan_vae_config *config, int parts,
-                  const struct checkpoint *checkpoint, const struct ops *ops,
-                  struct device *device, struct error *error);
+                  const struct checkpoint *checkpoint, const struct ops *ops, struct device *device,
+                  struct error *error);
 void wan_vae_free(struct wan_vae *vae); /* accepts NULL */
 
-/* Receives decoded frames in order: [count][8 height][8 width][3] in [-1, 1] (clamped), host memory,
- * valid during the call. */
-typedef bool (*wan_vae_sink_fn)(void *user, const float *frames, int64_t count, struct error *error);
+/* Receives decoded frames in order: [count][8 height][8 width][3] in [-1, 1] (clamped), host
+ * memory, valid during the call. */
+typedef bool (*wan_vae_sink_fn)(void *user, const float *frames, int64_t count,
+                                struct error *error);
 
 struct wan_vae_tiling {
     int64_t tile;   /* in latent units; 0 = one tile */
@@ -41,22 +42,29 @@ struct wan_vae_tiling {
 };
 
 /*
+ * Tiles go through one after the other, each over all time, as in diffusers' AutoencoderKLWan. The
+ * clip they make is held as float32 until it is complete: 12 bytes for each pixel of each frame,
+ * and about a seventh of that on top; wan_vae_decode_bytes() does not count it. Without tiles
+ * frames go to the sink as they are decoded.
+ *
  * latents [z_dim][frames][height][width], normalised as the transformer has them (normalised true:
- * z * std + mean is applied) or raw; host memory. Gives 4 * (frames - 1) + 1 frames. Errors: a NaN or
- * infinity in the latents or what comes out (names the layer), the sink's.
+ * z * std + mean is applied) or raw; host memory. Gives 4 * (frames - 1) + 1 frames. Errors: a NaN
+ * or infinity in the latents or what comes out (names the layer), the sink's.
  */
 bool wan_vae_decode(struct wan_vae *vae, const float *latents, int64_t frames, int64_t height,
                     int64_t width, bool normalised, const struct wan_vae_tiling *tiling,
                     wan_vae_sink_fn sink, void *user, const struct progress *progress,
                     struct error *error);
 
-/* video [frames][height][width][3] in [-1, 1], frames = 4n + 1, sides divisible by 8; mean and logvar
- * [z_dim][n + 1][height / 8][width / 8]; logvar may be NULL. mean is normalised on request. */
+/* video [frames][height][width][3] in [-1, 1], frames = 4n + 1, sides divisible by 8; mean and
+ * logvar [z_dim][n + 1][height / 8][width / 8]; logvar may be NULL. mean is normalised on
+ * request. */
 bool wan_vae_encode(struct wan_vae *vae, const float *video, int64_t frames, int64_t height,
                     int64_t width, bool normalise, const struct wan_vae_tiling *tiling, float *mean,
                     float *logvar, const struct progress *progress, struct error *error);
 
-/* float32 bytes: of the weights (parts as in load), and of decoding tiles of this size in latent units. */
+/* float32 bytes: of the weights (parts as in load), and of decoding tiles of this size in latent
+ * units. */
 int64_t wan_vae_weight_bytes(const struct wan_vae_config *config, int parts);
 int64_t wan_vae_decode_bytes(const struct wan_vae_config *config, int64_t height, int64_t width);
 

@@ -1,6 +1,7 @@
 /*
- * What a Wan VAE's config.json may say. Fields that are missing have the values of the published Wan2.1 VAE;
- * what would need another network (the Wan2.2 VAE, attention at other places) is refused by name.
+ * What a Wan VAE's config.json may say. Fields that are missing have the values of the published
+ * Wan2.1 VAE; what would need another network (the Wan2.2 VAE, attention at other places) is
+ * refused by name.
  */
 #include "wan_vae.h"
 #include "wan_vae_layers.h"
@@ -83,10 +84,15 @@ static bool read_sizes(const struct config *config, struct wan_vae_config *out, 
     if (config_has(config, "dim_mult") &&
         !config_ints(config, "dim_mult", 1, 16, out->dim_mult, 4, error))
         return false;
-    for (int i = 1; i < 4; i++)
-        if (out->base_dim * out->dim_mult[i] < 2)
-            return error_set(error, "%s: base_dim %lld times dim_mult[%d] is below 2",
-                             config_path(config), (long long)out->base_dim, i);
+    /* The decoder halves the channels of all levels but the first. */
+    for (int i = 0; i < 4; i++) {
+        const int64_t channels = out->base_dim * out->dim_mult[i];
+        if (channels < (i ? 2 : 1) || channels > 4096)
+            return error_set(error,
+                             "%s: base_dim times dim_mult[%d] gives %lld channels, expected 2 to "
+                             "4096",
+                             config_path(config), i, (long long)channels);
+    }
     if (config_has(config, "temperal_downsample") &&
         !config_bools(config, "temperal_downsample", out->temporal_down, 3, error))
         return false;

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* ---- the list ----------------------------------------------------------------------------------- */
+/* ---- the list -------------------------------------------------------------------------------- */
 
 static struct vae_step *add_step(struct vae_net *net, enum vae_step_kind kind, int64_t in,
                                  int64_t out, const char *format, ...)
@@ -116,7 +116,7 @@ int64_t vae_net_parameters(const struct vae_net *net)
     return total;
 }
 
-/* ---- weights ------------------------------------------------------------------------------------- */
+/* ---- weights --------------------------------------------------------------------------------- */
 
 /* A kernel with its padding: space is padded to keep its size, time never. */
 static struct conv_desc kernel(int32_t in, int32_t out, int32_t kt, int32_t k)

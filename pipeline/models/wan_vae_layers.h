@@ -1,7 +1,7 @@
 /*
- * The Wan VAE as a list of steps, for wan_vae.c alone. Encoder and decoder are such a list each; it is
- * made from the configuration, and everything that must agree (names, shapes, memory, what runs) walks the
- * same list.
+ * The Wan VAE as a list of steps, for wan_vae.c alone. Encoder and decoder are such a list each; it
+ * is made from the configuration, and everything that must agree (names, shapes, memory, what runs)
+ * walks the same list.
  */
 #ifndef PIPELINE_MODELS_WAN_VAE_LAYERS_H
 #define PIPELINE_MODELS_WAN_VAE_LAYERS_H
@@ -54,8 +54,8 @@ struct vae_sizes {
     int64_t history_total;
 };
 
-/* frames: the most that enter in one chunk; first_only: there will be no second chunk. height and width as
- * they enter. false: the sizes are too large to count. */
+/* frames: the most that enter in one chunk; first_only: there will be no second chunk. height
+ * and width as they enter. false: the sizes are too large to count. */
 bool vae_net_sizes(const struct vae_net *net, int64_t frames, int64_t height, int64_t width,
                    bool first_only, struct vae_sizes *out);
 
@@ -76,8 +76,8 @@ struct vae_pass {
 
 bool vae_pass_begin(struct vae_pass *pass, const struct vae_net *net, int64_t frames,
                     int64_t height, int64_t width, bool first_only, struct error *error);
-/* Runs the chunk [frames][height][width][channels] that the caller has put into values[0]; the result is in
- * values[0] again, its shape in the pass. */
+/* Runs the chunk [frames][height][width][channels] that the caller has put into values[0]; the
+ * result is in values[0] again, its shape in the pass. */
 bool vae_pass_chunk(struct vae_pass *pass, int64_t frames, int64_t height, int64_t width,
                     struct error *error);
 void vae_pass_end(struct vae_pass *pass);

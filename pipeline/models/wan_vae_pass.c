@@ -1,10 +1,10 @@
 /*
  * A streaming pass through the steps of the Wan VAE: its memory and its operations.
  *
- * Frames come in chunks (one latent frame when decoding; one, then four frames when encoding), and every
- * convolution that looks back keeps the last frames of its input. Two buffers of activations change
- * places; a third one, the staging buffer, holds the input of a convolution with its history in front.
- * Residual sums are part of the second convolution, in place.
+ * Frames come in chunks (one latent frame when decoding; one, then four frames when encoding), and
+ * every convolution that looks back keeps the last frames of its input. Two buffers of activations
+ * change places; a third one, the staging buffer, holds the input of a convolution with its history
+ * in front. Residual sums are part of the second convolution, in place.
  */
 #include "wan_vae_layers.h"
 
@@ -12,7 +12,7 @@
 
 #include <math.h>
 
-/* ---- memory -------------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 struct sizing {
     struct vae_sizes *sizes;
@@ -170,7 +170,7 @@ void vae_pass_end(struct vae_pass *pass)
     *pass = (struct vae_pass){0};
 }
 
-/* ---- a chunk through the steps ------------------------------------------------------------------- */
+/* ---- a chunk through the steps --------------------------------------------------------------- */
 
 static void swap_values(struct vae_pass *pass)
 {
@@ -199,8 +199,8 @@ static bool all_finite(const struct vae_pass *pass, const struct vae_step *step,
 }
 
 /*
- * The staging buffer becomes [history][frames of this chunk]. gamma NULL: the frames are x as it is;
- * else norm and SiLU of x. The last frames of it are the history for the next chunk.
+ * The staging buffer becomes [history][frames of this chunk]. gamma NULL: the frames are x as it
+ * is; else norm and SiLU of x. The last frames of it are the history for the next chunk.
  */
 static void stage(struct vae_pass *pass, int step, int slot, int64_t history_frames, const float *x,
                   int32_t channels, const float *gamma)

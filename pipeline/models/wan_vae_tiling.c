@@ -1,7 +1,7 @@
 /*
- * The canvas on which tiles meet (wan_vae_tiling.h). Tiles are decoded one after the other over all time,
- * while the clip is wanted frame by frame: hence the whole clip is kept here. Of earlier tiles only the
- * edges that later ones are mixed with are kept besides.
+ * The canvas on which tiles meet (wan_vae_tiling.h). Tiles are decoded one after the other over all
+ * time, while the clip is wanted frame by frame: hence the whole clip is kept here. Of earlier
+ * tiles only the edges that later ones are mixed with are kept besides.
  */
 #include "wan_vae_tiling.h"
 
@@ -44,9 +44,8 @@ bool vae_canvas_create(struct vae_canvas *out, int64_t frames, int64_t height, i
     const int64_t lower[] = {out->columns, frames, overlap, tile, channels};
     const int64_t right[] = {frames, tile, overlap, channels};
     out->values = canvas_alloc(whole, 4, error);
-    out->above = out->values ? canvas_alloc(lower, 5, error) : NULL;
-    out->below = out->above ? canvas_alloc(lower, 5, error) : NULL;
-    out->left = out->below ? canvas_alloc(right, 4, error) : NULL;
+    out->lower = out->values ? canvas_alloc(lower, 5, error) : NULL;
+    out->left = out->lower ? canvas_alloc(right, 4, error) : NULL;
     if (!out->left) {
         vae_canvas_destroy(out);
         return false;
@@ -57,8 +56,7 @@ bool vae_canvas_create(struct vae_canvas *out, int64_t frames, int64_t height, i
 void vae_canvas_destroy(struct vae_canvas *canvas)
 {
     free(canvas->values);
-    free(canvas->above);
-    free(canvas->below);
+    free(canvas->lower);
     free(canvas->left);
     *canvas = (struct vae_canvas){0};
 }
@@ -81,7 +79,8 @@ static void mix(float *to, const float *from, float share, int64_t count)
         to[i] = from[i] * (1.0f - share) + to[i] * share;
 }
 
-/* One frame of a tile: mixed with its neighbours, then its own lower and right edges are kept. */
+/* One frame of a tile: mixed with its neighbours, then its own lower and right edges take the
+ * places of theirs, which nobody else reads. */
 static void place_frame(struct vae_canvas *canvas, const struct vae_tile *tile, int64_t frame,
                         float *values)
 {
@@ -94,7 +93,7 @@ static void place_frame(struct vae_canvas *canvas, const struct vae_tile *tile, 
 
     const int64_t rows = tile->row > 0 ? smaller(overlap, tile->height) : 0;
     for (int64_t y = 0; y < rows; y++)
-        mix(values + y * line, canvas->above + edge + y * edge_line, (float)y / (float)rows, line);
+        mix(values + y * line, canvas->lower + edge + y * edge_line, (float)y / (float)rows, line);
     const int64_t columns = tile->column > 0 ? smaller(overlap, tile->width) : 0;
     for (int64_t y = 0; y < tile->height; y++)
         for (int64_t x = 0; x < columns; x++)
@@ -102,7 +101,7 @@ static void place_frame(struct vae_canvas *canvas, const struct vae_tile *tile, 
                 (float)x / (float)columns, channels);
 
     for (int64_t y = kept_rows; y < tile->height; y++)
-        memcpy(canvas->below + edge + (y - kept_rows) * edge_line, values + y * line,
+        memcpy(canvas->lower + edge + (y - kept_rows) * edge_line, values + y * line,
                (size_t)line * sizeof(float));
     for (int64_t y = 0; y < tile->height; y++)
         memcpy(left + y * overlap * channels, values + y * line + kept_columns * channels,
@@ -119,11 +118,4 @@ void vae_canvas_place(struct vae_canvas *canvas, const struct vae_tile *tile, in
     const int64_t frame = tile->height * tile->width * canvas->channels;
     for (int64_t i = 0; i < count; i++)
         place_frame(canvas, tile, first + i, values + i * frame);
-}
-
-void vae_canvas_end_row(struct vae_canvas *canvas)
-{
-    float *above = canvas->above;
-    canvas->above = canvas->below;
-    canvas->below = above;
 }

@@ -1,7 +1,7 @@
 /*
- * Tiles that overlap, put together to one clip with linear blends, as in diffusers' AutoencoderKLWan:
- * a tile is mixed with the tile above it, then with the one to its left, each as already mixed, and of
- * the result the first `stride` rows and columns stay.
+ * Tiles that overlap, put together to one clip with linear blends, as in diffusers'
+ * AutoencoderKLWan: a tile is mixed with the tile above it, then with the one to its left, each as
+ * already mixed, and of the result the first `stride` rows and columns stay.
  */
 #ifndef PIPELINE_MODELS_WAN_VAE_TILING_H
 #define PIPELINE_MODELS_WAN_VAE_TILING_H
@@ -16,12 +16,12 @@ struct vae_canvas {
     int64_t tile, stride;
     int64_t rows, columns; /* of tiles */
     float *values;         /* [frames][height][width][channels] */
-    float *above, *below;  /* [columns][frames][overlap][tile][channels]: lower edges of tiles */
+    float *lower;          /* [columns][frames][overlap][tile][channels]: edges of the last row */
     float *left;           /* [frames][tile][overlap][channels]: the right edge of the last tile */
 };
 
-/* The whole clip is kept, in float, and with the edges a little over a third of it on top at the usual overlap of
- * a quarter. */
+/* The whole clip is kept, in float, and next to it the edges that later tiles are mixed with: a
+ * seventh of the clip where a tile is 32 latents, the overlap a quarter and the frame 720p. */
 bool vae_canvas_create(struct vae_canvas *out, int64_t frames, int64_t height, int64_t width,
                        int64_t channels, int64_t tile, int64_t stride, struct error *error);
 void vae_canvas_destroy(struct vae_canvas *canvas);
@@ -33,11 +33,9 @@ struct vae_tile {
 };
 struct vae_tile vae_canvas_tile(const struct vae_canvas *canvas, int64_t row, int64_t column);
 
-/* Takes frames [first, first + count) of a tile, [count][tile height][tile width][channels], which are
- * blended in place. Tiles come row by row, each with all its frames. */
+/* Takes frames [first, first + count) of a tile, [count][tile height][tile width][channels],
+ * which are blended in place. Tiles come row by row, each with all its frames. */
 void vae_canvas_place(struct vae_canvas *canvas, const struct vae_tile *tile, int64_t first,
                       int64_t count, float *values);
-/* Between two rows of tiles. */
-void vae_canvas_end_row(struct vae_canvas *canvas);
 
 #endif

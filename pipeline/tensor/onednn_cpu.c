@@ -1,12 +1,13 @@
 /*
  * Fully connected layers and convolutions through oneDNN: the one file that knows it. Both API
- * generations (2.x with descriptor structs, 3.x with opaque ones) are met by the few functions of the
- * first section; everything below is written once.
+ * generations (2.x with descriptor structs, 3.x with opaque ones) are met by the few functions of
+ * the first section; everything below is written once.
  *
- * Activations are channels-last as everywhere. Weights are reordered to the layout that oneDNN asks for
- * ("any"): once, as that layout was the same for every number of rows and frame size tried; a case that
- * wants another one gets its own copy. A primitive is compiled per shape and kept with its layer, a
- * handful at a time. Bias, activation and the residual sum are fused into the primitive.
+ * Activations are channels-last as everywhere. Weights are reordered to the layout that oneDNN asks
+ * for ("any"): once, as that layout was the same for every number of rows and frame size tried; a
+ * case that wants another one gets its own copy. A primitive is compiled per shape and kept with
+ * its layer, a handful at a time. Bias, activation and the residual sum are fused into the
+ * primitive.
  */
 #include "onednn_cpu.h"
 
@@ -19,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the two API generations ------------------------------------------------------------------- */
+/* ---- the two API generations ----------------------------------------------------------------- */
 
 #if DNNL_VERSION_MAJOR >= 3
 typedef const_dnnl_memory_desc_t layout_ref;
@@ -133,7 +134,7 @@ static bool failed(dnnl_status_t status, const char *what, struct error *error)
     return true;
 }
 
-/* ---- engine -------------------------------------------------------------------------------------- */
+/* ---- engine ---------------------------------------------------------------------------------- */
 
 struct library {
     dnnl_engine_t engine;
@@ -176,7 +177,7 @@ void onednn_version(int *major, int *minor, int *patch)
     *patch = version->patch;
 }
 
-/* ---- weights and compiled cases ------------------------------------------------------------------ */
+/* ---- weights and compiled cases -------------------------------------------------------------- */
 
 enum { CASES = 8, MAX_RANK = 5 };
 
@@ -419,14 +420,15 @@ static dnnl_primitive_attr_t attributes(enum activation activation, bool sum)
     return attr;
 }
 
-/* ---- linear -------------------------------------------------------------------------------------- */
+/* ---- linear ---------------------------------------------------------------------------------- */
 
 bool onednn_linear_create(struct device *device, struct linear **out, const float *weight,
                           const float *bias, int64_t features_in, int64_t features_out,
                           struct error *error)
 {
     struct library *library = device->onednn;
-    /* y = x W^T: oneDNN's matmul takes W^T [in][out], which is W [out][in] read down its columns. */
+    /* y = x W^T: oneDNN's matmul takes W^T [in][out], which is W [out][in] read down its
+     * columns. */
     const dnnl_dims_t weight_dims = {features_in, features_out};
     const dnnl_dims_t bias_dims = {1, features_out};
     struct layout weight_layout = {0}, bias_layout = {0};
@@ -508,7 +510,7 @@ bool onednn_linear(struct device *device, const struct linear *linear, const flo
     return compiled && layer_run(linear->layer, compiled, library, x, y, error);
 }
 
-/* ---- convolution --------------------------------------------------------------------------------- */
+/* ---- convolution ----------------------------------------------------------------------------- */
 
 /* A kernel that does not look along time is a 2D convolution with the frames as the batch. */
 static int conv_rank(const struct conv_desc *desc)
@@ -516,7 +518,8 @@ static int conv_rank(const struct conv_desc *desc)
     return desc->kt == 1 && desc->stride_t == 1 ? 4 : MAX_RANK;
 }
 
-/* Puts [frames, height, width] behind the first entries: {1, channels, ...} or {frames, channels, ..} */
+/* Puts [frames, height, width] behind the first entries: {1, channels, ...} or {frames,
+ * channels, ..} */
 static void conv_dims(dnnl_dims_t dims, int rank, int64_t frames, int64_t channels, int64_t height,
                       int64_t width)
 {

@@ -1,6 +1,6 @@
 /*
- * The members of ops_cpu that oneDNN computes: fully connected layers and convolutions. Signatures and
- * contracts are those of struct ops.
+ * The members of ops_cpu that oneDNN computes: fully connected layers and convolutions. Signatures
+ * and contracts are those of struct ops.
  */
 #ifndef PIPELINE_TENSOR_ONEDNN_CPU_H
 #define PIPELINE_TENSOR_ONEDNN_CPU_H

@@ -74,7 +74,7 @@ struct ops {
                         const float *weight, const float *bias, struct error *error);
     void (*conv_destroy)(struct device *device, struct conv *conv);
     /* x [frames][height][width][in] -> y [(frames - kt) / stride_t + 1][..][..][out]; where add is not
-     * NULL (the shape of y), y = conv(x) + add. */
+     * NULL (the shape of y), y = conv(x) + add; add may be y itself, which saves a copy. */
     bool (*conv)(struct device *device, const struct conv *conv, const float *x, int64_t frames,
                  int64_t height, int64_t width, const float *add, float *y, struct error *error);
 

@@ -13,8 +13,8 @@
 #include <math.h>
 #include <string.h>
 
-/* A chunk is at most this many positions, and about this many elements: 16 KiB, so that the second pass
- * over it reads from the first-level cache. */
+/* A chunk is at most this many positions, and about this many elements: 16 KiB, so that the
+ * second pass over it reads from the first-level cache. */
 enum { CHUNK_POSITIONS = 256, CHUNK_ELEMENTS = 4096 };
 
 static inline __attribute__((always_inline)) void norm_rows(const float *x, float *y,

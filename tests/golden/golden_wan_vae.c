@@ -1,7 +1,8 @@
 /*
- * The Wan VAE against diffusers' AutoencoderKLWan: latents to frames, video to mean and logvar. Latents and
- * moments are as the network has them (not normalised). Frames of the case are [1][3][frames][height][width]
- * in -1..1, clamped; ours have the channels last. A case may hold only one of the two directions.
+ * The Wan VAE against diffusers' AutoencoderKLWan: latents to frames, video to mean and logvar.
+ * Latents and moments are as the network has them (not normalised). Frames of the case are
+ * [1][3][frames][height][width] in -1..1, clamped; ours have the channels last. A case may hold
+ * only one of the two directions.
  */
 #include "golden.h"
 

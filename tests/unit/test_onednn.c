@@ -1,6 +1,7 @@
 /*
- * Linear layers and convolutions against plain loops in double: sizes around vector widths, one row, no bias,
- * every activation, paddings on one side, strides, residual sums, and more shapes than a layer keeps.
+ * Linear layers and convolutions against plain loops in double: sizes around vector widths, one
+ * row, no bias, every activation, paddings on one side, strides, residual sums, and more shapes
+ * than a layer keeps.
  */
 #include "tensor/ops.h"
 

@@ -1,6 +1,6 @@
 /*
- * Channel norm and nearest upsampling against their definitions: widths with and without a constant of their own,
- * chunk edges, zero vectors, and NaN, which must come out again.
+ * Channel norm and nearest upsampling against their definitions: widths with and without a constant
+ * of their own, chunk edges, zero vectors, and NaN, which must come out again.
  */
 #include "tensor/ops.h"
 
