@@ -51,8 +51,8 @@ static void round_sizes(struct generate_settings *s, const struct model *model,
     if (width != s->width || height != s->height) {
         snprintf(text, sizeof text,
                  "size %" PRId64 "x%" PRId64 " rounded to %" PRId64 "x%" PRId64
-                 ": width takes multiples of %" PRId64 ", height of %" PRId64,
-                 s->width, s->height, width, height, step_w, step_h);
+                 ": width takes multiples of %" PRId64 ", height of %" PRId64 ", up to %" PRId64,
+                 s->width, s->height, width, height, step_w, step_h, t->rope_max * step_w);
         note(events, text);
     }
     if (frames != s->frames) {

@@ -13,6 +13,9 @@
 /* Latents in flight: the sample, three of the sampler, two velocities, noise. */
 #define LATENT_COPIES 7
 
+/* Resident before a network is loaded: FFmpeg, oneDNN and their buffers; measured. */
+#define PROGRAM_BYTES ((int64_t)40 << 20)
+
 static int64_t larger(int64_t a, int64_t b)
 {
     return a > b ? a : b;
@@ -77,7 +80,7 @@ static void plan_decode(struct memory_plan *plan, const struct memory_query *que
 {
     static const int64_t sides[] = {96, 64, 48, 32, 24, 16};
     int64_t height = query->height / MODEL_VAE_STRIDE, width = query->width / MODEL_VAE_STRIDE;
-    int64_t fixed = plan->latents + plan->vae_weights + plan->video;
+    int64_t fixed = plan->program + plan->latents + plan->vae_weights + plan->video;
     int64_t asked = query->tile > 0 ? query->tile / MODEL_VAE_STRIDE : 0;
     plan->tiling = tiling_of(asked, height, width);
     plan->vae_work = tile_work(query, &plan->tiling, height, width);
@@ -101,13 +104,14 @@ void memory_plan_make_decode(struct memory_plan *out, const struct memory_query 
     int64_t frames = (query->frames - 1) / MODEL_VAE_STRIDE_TIME + 1;
     int64_t height = query->height / MODEL_VAE_STRIDE, width = query->width / MODEL_VAE_STRIDE;
     *out = (struct memory_plan){
+        .program = PROGRAM_BYTES,
         .latents = LATENT_COPIES * query->model->vae.z_dim * frames * height * width * FLOAT,
         .vae_weights = wan_vae_weight_bytes(&query->model->vae, WAN_VAE_DECODER),
         /* bytes of a chunk of frames, and what an encoder keeps of the past */
         .video = 32 * 3 * query->width * query->height,
     };
     plan_decode(out, query);
-    out->decode = out->latents + out->vae_weights + out->vae_work + out->video;
+    out->decode = out->program + out->latents + out->vae_weights + out->vae_work + out->video;
     out->peak = out->decode;
 }
 
@@ -125,9 +129,9 @@ bool memory_plan_make(struct memory_plan *out, const struct memory_query *query,
     out->prompts = prompts * (2 * t->layers + 1) * t->text_len * model_width * FLOAT;
     if (!attention_bytes(query, tokens, &out->attention, error))
         return false;
-    out->encode = out->latents + out->text_encoder;
-    out->denoise = out->latents + out->transformer_weights + out->transformer_work + out->prompts +
-                   out->attention;
+    out->encode = out->program + out->latents + out->text_encoder;
+    out->denoise = out->program + out->latents + out->transformer_weights + out->transformer_work +
+                   out->prompts + out->attention;
     out->peak = larger(out->encode, larger(out->denoise, out->decode));
     return true;
 }
@@ -163,14 +167,15 @@ int memory_plan_describe(const struct memory_plan *plan, int64_t available, char
     if (plan->tiling.tile)
         snprintf(tiles, sizeof tiles, ", in tiles of %" PRId64 " pixels",
                  plan->tiling.tile * MODEL_VAE_STRIDE);
+    int64_t always = plan->program + plan->latents;
     return snprintf(
         buffer, size,
-        "memory plan (MiB): text encoder %.0f\n"
+        "memory plan (MiB): program and latents %.0f, text encoder %.0f\n"
         "  transformer %.0f = weights %.0f + work %.0f + prompts %.0f + attention %.0f\n"
         "  decoding %.0f = weights %.0f + work %.0f + video %.0f%s\n"
-        "  peak %.0f with latents, of %.0f available",
-        plan->text_encoder / mib, (plan->denoise - plan->latents) / mib,
+        "  peak %.0f of %.0f available",
+        always / mib, plan->text_encoder / mib, (plan->denoise - always) / mib,
         plan->transformer_weights / mib, plan->transformer_work / mib, plan->prompts / mib,
-        plan->attention / mib, (plan->decode - plan->latents) / mib, plan->vae_weights / mib,
+        plan->attention / mib, (plan->decode - always) / mib, plan->vae_weights / mib,
         plan->vae_work / mib, plan->video / mib, tiles, plan->peak / mib, available / mib);
 }

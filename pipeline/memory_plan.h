@@ -28,11 +28,12 @@ struct memory_query {
 
 /* Bytes. */
 struct memory_plan {
+    int64_t program; /* code and buffers of the libraries: there all the time */
     int64_t latents; /* with the sampler's history: there all the time */
     int64_t text_encoder;
     int64_t transformer_weights, transformer_work, prompts, attention;
     int64_t vae_weights, vae_work, video;
-    int64_t encode, denoise, decode; /* the three phases, latents included */
+    int64_t encode, denoise, decode; /* the three phases, program and latents included */
     int64_t peak;
     struct wan_vae_tiling tiling;
 };

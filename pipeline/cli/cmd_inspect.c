@@ -118,9 +118,9 @@ static bool add_memory(cJSON *root, const struct arguments *a, const struct mode
     cJSON_AddNumberToObject(json, "width", (double)query.width);
     cJSON_AddNumberToObject(json, "height", (double)query.height);
     cJSON_AddNumberToObject(json, "frames", (double)query.frames);
-    cJSON_AddNumberToObject(json, "text_encoder", (double)plan.text_encoder);
-    cJSON_AddNumberToObject(json, "transformer", (double)(plan.denoise - plan.latents));
-    cJSON_AddNumberToObject(json, "decode", (double)(plan.decode - plan.latents));
+    cJSON_AddNumberToObject(json, "encode", (double)plan.encode);
+    cJSON_AddNumberToObject(json, "denoise", (double)plan.denoise);
+    cJSON_AddNumberToObject(json, "decode", (double)plan.decode);
     cJSON_AddNumberToObject(json, "peak", (double)plan.peak);
     cJSON_AddNumberToObject(json, "available", (double)query.available);
     char text[1024];

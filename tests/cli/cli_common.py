@@ -48,6 +48,10 @@ class Case(unittest.TestCase):
     def path(self, name):
         return os.path.join(self.work, name)
 
+    def read(self, name):
+        with open(self.path(name), "rb") as file:
+            return file.read()
+
     def succeed(self, *arguments, **more):
         """Runs, expects exit code 0, gives (stdout, stderr) as text."""
         done = self.run_program(*arguments, **more)

@@ -166,7 +166,7 @@ class Generate(Case):
         """A seed names a video; without one it is random, printed, and in the file's name."""
         for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
             self.succeed(*generate("--save-latents", name, "--seed", seed, output=name + ".gif"))
-        latents = [open(self.path(name), "rb").read() for name in "abc"]
+        latents = [self.read(name) for name in "abc"]
         self.assertEqual(latents[0], latents[1])
         self.assertNotEqual(latents[0], latents[2])
         for name in self.files():
@@ -186,7 +186,7 @@ class Generate(Case):
     def test_latents_and_decode(self):
         """decode makes the very frames that generate made."""
         self.succeed(*generate("--save-latents", "kept.safetensors", output="a-%d.png"))
-        header, _ = split_safetensors(open(self.path("kept.safetensors"), "rb").read())
+        header, _ = split_safetensors(self.read("kept.safetensors"))
         self.assertEqual(header["latents"]["shape"], [16, 2, 8, 8])
         self.assertEqual(header["__metadata__"]["prompt"], "a red ball")
         self.assertIn("seed 1", header["__metadata__"]["settings"])
@@ -194,8 +194,7 @@ class Generate(Case):
                               "--json")
         self.assertEqual(json.loads(out)["frames"], 5)
         for i in range(1, 6):
-            self.assertEqual(open(self.path(f"a-{i}.png"), "rb").read(),
-                             open(self.path(f"b-{i}.png"), "rb").read())
+            self.assertEqual(self.read(f"a-{i}.png"), self.read(f"b-{i}.png"))
 
     def test_noise(self):
         self.succeed(*generate("--save-latents", "kept.safetensors"))
@@ -499,8 +498,8 @@ class Interrupt(Case):
         self.assertEqual(self.files(), sorted(left))
 
     def long(self, *more, output="out.mp4"):
-        return ["generate", "-p", "a ball", "-o", output, "--size", "256x256", "--frames", "17",
-                "--steps", "40", "--threads", "1", "--seed", "1", *more]
+        return ["generate", "-p", "a ball", "-o", output, "--size", "128x128", "--frames", "33",
+                "--steps", "200", "--threads", "1", "--seed", "1", *more]
 
     def test_loading(self):
         self.interrupt(self.long(), b"model ")
@@ -513,12 +512,12 @@ class Interrupt(Case):
 
     def test_decoding(self):
         for name in ("out.mp4", "out-%d.png"):
-            self.interrupt(["generate", "-p", "a ball", "-o", name, "--size", "512x512", "--frames",
+            self.interrupt(["generate", "-p", "a ball", "-o", name, "--size", "256x256", "--frames",
                             "33", "--steps", "1", "--cfg", "1", "--threads", "1", "--seed", "1"],
                            b"denoise: 1 of 1")
 
     def test_decode_command(self):
-        self.succeed(*generate("--size", "512x512", "--frames", "17", "--steps", "1", "--cfg", "1",
+        self.succeed(*generate("--size", "256x256", "--frames", "17", "--steps", "1", "--cfg", "1",
                                "--save-latents", "kept", output="first.gif"))
         process = subprocess.Popen([PROGRAM, "decode", "kept", "-o", "x.mp4", "-t", "1"],
                                    cwd=self.work, stderr=subprocess.PIPE, env=self.environment())
