@@ -49,16 +49,18 @@ static float from_bits(uint32_t bits)
     return value;
 }
 
+/* Masks instead of branches, or the loop would not be vectorised. */
 static float half_to_float(uint16_t half)
 {
-    uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
-    uint32_t magnitude = half & 0x7fffu;
+    int32_t magnitude = half & 0x7fff;
+    int32_t is_subnormal = -(magnitude < 0x0400), is_special = -(magnitude >= 0x7c00);
     /* The exponent's bias grows by 112; infinity and NaN get it twice. */
-    uint32_t normal = (magnitude << 13) + (112u << 23) + (magnitude >= 0x7c00u ? 112u << 23 : 0);
-    float subnormal = (float)(int32_t)magnitude * 0x1p-24f;
-    uint32_t subnormal_bits;
-    memcpy(&subnormal_bits, &subnormal, sizeof subnormal_bits);
-    return from_bits(sign | (magnitude < 0x0400u ? subnormal_bits : normal));
+    int32_t normal = (magnitude << 13) + (112 << 23) + (is_special & (112 << 23));
+    float scaled = (float)magnitude * 0x1p-24f;
+    int32_t subnormal;
+    memcpy(&subnormal, &scaled, sizeof subnormal);
+    int32_t bits = (subnormal & is_subnormal) | (normal & ~is_subnormal);
+    return from_bits((uint32_t)bits | (uint32_t)(half & 0x8000) << 16);
 }
 
 /* Elements that one task converts: large enough to hide the cost of sharing. */
