@@ -34,13 +34,14 @@ extern const struct sampler sampler_euler;
 
 /* sigma moved towards the noise: s sigma / (1 + (s - 1) sigma) */
 double sampler_shift(double sigma, double shift);
-/* The i-th of the count + 1 evenly spaced numbers from first to last, with numpy's rounding: a product
- * that falls just under a whole timestep must do so here as well. */
+/* The i-th of the count + 1 evenly spaced numbers from first to last, with numpy's rounding: a
+ * product that falls just under a whole timestep must do so here as well. */
 double sampler_even(double first, double last, int32_t count, int32_t i);
 /* Timesteps as the networks of Wan were trained on them: whole, cut and not rounded. */
 double sampler_whole_timestep(double sigma);
 
-/* ln(alpha / sigma), alpha = 1 - sigma: half the log signal-to-noise ratio; -inf for 1, +inf for 0. */
+/* ln(alpha / sigma), alpha = 1 - sigma: half the log signal-to-noise ratio; -inf for 1, +inf for 0.
+ * */
 double sampler_lambda(double sigma);
 
 #endif

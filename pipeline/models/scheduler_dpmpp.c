@@ -1,8 +1,8 @@
 /*
- * DPM-Solver++ (Lu 2022), multistep, order 2, midpoint, on the predicted x0 = x - sigma v. The first step
- * has no past and the last one ends at sigma 0: both are of order 1. sigma begins at 1, where lambda is
- * -infinity; the formulas hold there in the limit (e^-h = 0, and a past step of infinite length counts for
- * nothing), and the arithmetic below takes these limits without a NaN.
+ * DPM-Solver++ (Lu 2022), multistep, order 2, midpoint, on the predicted x0 = x - sigma v. The
+ * first step has no past and the last one ends at sigma 0: both are of order 1. sigma begins at 1,
+ * where lambda is -infinity; the formulas hold there in the limit (e^-h = 0, and a past step of
+ * infinite length counts for nothing), and the arithmetic below takes these limits without a NaN.
  */
 #include "sampler.h"
 

@@ -1,7 +1,8 @@
 /*
- * Euler's method on the flow: x += (sigma' - sigma) v. Timesteps are not cut to whole numbers. The table
- * of HunyuanVideo spaces the base sigmas evenly; that of diffusers (FlowMatchEulerDiscreteScheduler with
- * its own sigmas) spaces sigmas evenly that have been shifted and shifts them once more.
+ * Euler's method on the flow: x += (sigma' - sigma) v. Timesteps are not cut to whole numbers. The
+ * table of HunyuanVideo spaces the base sigmas evenly; that of diffusers
+ * (FlowMatchEulerDiscreteScheduler with its own sigmas) spaces sigmas evenly that have been shifted
+ * and shifts them once more.
  */
 #include "sampler.h"
 

@@ -1,8 +1,9 @@
 /*
- * UniPC (Zhao 2023), order 2, B(h) = e^-h - 1 ("bh2"), on the predicted x0 = x - sigma v: Wan's sampler.
- * Every step first corrects the sample it was given, with the velocity that was just computed there (the
- * velocity itself stays that of the uncorrected sample, so that a step costs one pass of the network), then
- * predicts the next one. The last step ends at sigma 0, where h is infinite: there x = x0.
+ * UniPC (Zhao 2023), order 2, B(h) = e^-h - 1 ("bh2"), on the predicted x0 = x - sigma v: Wan's
+ * sampler. Every step first corrects the sample it was given, with the velocity that was just
+ * computed there (the velocity itself stays that of the uncorrected sample, so that a step costs
+ * one pass of the network), then predicts the next one. The last step ends at sigma 0, where h is
+ * infinite: there x = x0.
  */
 #include "sampler.h"
 

@@ -259,6 +259,9 @@ static bool attend_self(const struct pass *pass, const struct wan_block *block,
     ops->rms_norm(pass->device, k, stride, k, stride, pass->tokens, d, eps, block->norm_k);
     ops->rope(pass->device, q, stride, pass->tokens, heads, head_dim, work->cosine, work->sine);
     ops->rope(pass->device, k, stride, pass->tokens, heads, head_dim, work->cosine, work->sine);
+    /* A softmax may turn a NaN in q or k into a finite output, which would then be wrong in silence. */
+    if (ops->first_not_finite(pass->device, q, pass->tokens * stride) >= 0)
+        return error_set(error, "NaN or infinity in query, key or value of self-attention");
     if (!self_attention_run(pass->attention, step, q, k, v, stride, work->y, d, error) ||
         !ops->linear(pass->device, block->out, work->y, work->wide, pass->tokens, ACTIVATION_NONE,
                      error))

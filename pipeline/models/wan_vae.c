@@ -108,6 +108,7 @@ struct job {
     int64_t done, total; /* latent frames over all tiles */
     bool not_finite;     /* why the last chunk failed */
     float *host;         /* a chunk on its way in or out */
+    struct vae_pass pass;
 };
 
 static bool job_tiling(const struct wan_vae_tiling *tiling, int64_t height, int64_t width,
@@ -129,17 +130,16 @@ static bool job_tiling(const struct wan_vae_tiling *tiling, int64_t height, int6
     return true;
 }
 
-/* Runs the chunk in job->host [frames][height][width][channels]; its result goes to job->host
- * too. */
-static bool job_chunk(struct job *job, struct vae_pass *pass, int64_t frames, int64_t height,
-                      int64_t width, struct error *error)
+/* Runs the chunk in job->host [frames][height][width][channels]; its result goes to job->host too.
+ */
+static bool job_chunk(struct job *job, int64_t frames, struct error *error)
 {
     const struct ops *ops = job->vae->ops;
     struct device *device = job->vae->device;
-    const int32_t channels = job->net->steps[0].in;
-    const size_t in = (size_t)(frames * height * width * channels) * sizeof(float);
-    ops->upload(device, pass->values[0], job->host, in);
-    if (!vae_pass_chunk(pass, frames, height, width, error))
+    struct vae_pass *pass = &job->pass;
+    const int64_t in = frames * pass->tile_height * pass->tile_width * job->net->steps[0].in;
+    ops->upload(device, pass->values[0], job->host, (size_t)in * sizeof(float));
+    if (!vae_pass_chunk(pass, frames, error))
         return false;
     const int64_t out = pass->frames * pass->height * pass->width * pass->channels;
     if (ops->first_not_finite(device, pass->values[0], out) >= 0) {
@@ -150,21 +150,21 @@ static bool job_chunk(struct job *job, struct vae_pass *pass, int64_t frames, in
     return true;
 }
 
-typedef bool (*tile_fn)(struct job *job, const struct vae_tile *tile, bool check,
-                        struct error *error);
+typedef bool (*tile_fn)(struct job *job, const struct vae_tile *tile, struct error *error);
 
 static bool job_run(struct job *job, tile_fn run, struct error *error)
 {
-    for (int64_t row = 0; row < job->canvas.rows; row++) {
+    for (int64_t row = 0; row < job->canvas.rows; row++)
         for (int64_t column = 0; column < job->canvas.columns; column++) {
             struct vae_tile tile = vae_canvas_tile(&job->canvas, row, column);
-            if (run(job, &tile, false, error))
+            if (run(job, &tile, error))
                 continue;
-            if (job->not_finite)
-                run(job, &tile, true, error);
+            if (job->not_finite) {
+                job->pass.check = true;
+                run(job, &tile, error);
+            }
             return false;
         }
-    }
     return true;
 }
 
@@ -207,34 +207,29 @@ static bool deliver(struct job *job, float *frames, int64_t count, int64_t float
     return job->sink(job->user, frames, count, error);
 }
 
-static bool decode_tile(struct job *job, const struct vae_tile *tile, bool check,
-                        struct error *error)
+static bool decode_tile(struct job *job, const struct vae_tile *tile, struct error *error)
 {
-    const int64_t height = tile->height / SCALE, width = tile->width / SCALE;
-    struct vae_pass pass;
+    struct vae_pass *pass = &job->pass;
     int64_t first = 0;
-    if (!vae_pass_begin(&pass, job->net, 1, height, width, job->latent_frames == 1, error))
-        return false;
-    pass.check = check;
+    vae_pass_start(pass, tile->height / SCALE, tile->width / SCALE);
     bool ok = true;
     for (int64_t i = 0; ok && i < job->latent_frames; i++) {
         gather_latents(job, tile, i);
-        ok = job_chunk(job, &pass, 1, height, width, error);
+        ok = job_chunk(job, 1, error);
         if (!ok) {
             error_prefix(error, "VAE, latent frame %lld: ", (long long)i);
             break;
         }
-        if (check)
+        if (pass->check)
             continue;
         if (job->tiled)
-            vae_canvas_place(&job->canvas, tile, first, pass.frames, job->host);
+            vae_canvas_place(&job->canvas, tile, first, pass->frames, job->host);
         else
-            ok = deliver(job, job->host, pass.frames, pass.frames * tile->height * tile->width * 3,
-                         error);
-        first += pass.frames;
+            ok = deliver(job, job->host, pass->frames,
+                         pass->frames * tile->height * tile->width * 3, error);
+        first += pass->frames;
         ok = ok && progress_step(job->progress, ++job->done, job->total, error);
     }
-    vae_pass_end(&pass);
     return ok;
 }
 
@@ -291,11 +286,14 @@ bool wan_vae_decode(struct wan_vae *vae, const float *latents, int64_t frames, i
         job.total = frames * job.canvas.rows * job.canvas.columns;
         ok = job_host(&job, largest.height * largest.width,
                       largest.height * largest.width / (SCALE * SCALE), error) &&
+             vae_pass_begin(&job.pass, job.net, 1, largest.height / SCALE, largest.width / SCALE,
+                            frames == 1, error) &&
              job_run(&job, decode_tile, error);
     }
     const int64_t frame = height * width * SCALE * SCALE * 3;
     for (int64_t i = 0; ok && job.tiled && i < video_frames; i++)
         ok = deliver(&job, job.canvas.values + i * frame, 1, frame, error);
+    vae_pass_end(&job.pass);
     free(job.host);
     vae_canvas_destroy(&job.canvas);
     return ok;
@@ -317,30 +315,24 @@ static void gather_video(const struct job *job, const struct vae_tile *tile, int
         }
 }
 
-static bool encode_tile(struct job *job, const struct vae_tile *tile, bool check,
-                        struct error *error)
+static bool encode_tile(struct job *job, const struct vae_tile *tile, struct error *error)
 {
-    const int64_t height = tile->height * SCALE, width = tile->width * SCALE;
-    const bool single = job->latent_frames == 1;
-    struct vae_pass pass;
-    if (!vae_pass_begin(&pass, job->net, single ? 1 : CHUNK, height, width, single, error))
-        return false;
-    pass.check = check;
+    struct vae_pass *pass = &job->pass;
+    vae_pass_start(pass, tile->height * SCALE, tile->width * SCALE);
     bool ok = true;
     for (int64_t i = 0; ok && i < job->latent_frames; i++) {
         const int64_t count = i ? CHUNK : 1;
         gather_video(job, tile, i ? CHUNK * (i - 1) + 1 : 0, count);
-        ok = job_chunk(job, &pass, count, height, width, error);
+        ok = job_chunk(job, count, error);
         if (!ok) {
             error_prefix(error, "VAE encoder, latent frame %lld: ", (long long)i);
             break;
         }
-        if (check)
+        if (pass->check)
             continue;
         vae_canvas_place(&job->canvas, tile, i, 1, job->host);
         ok = progress_step(job->progress, ++job->done, job->total, error);
     }
-    vae_pass_end(&pass);
     return ok;
 }
 
@@ -422,10 +414,13 @@ bool wan_vae_encode(struct wan_vae *vae, const float *video, int64_t frames, int
         const int64_t latents = largest.height * largest.width;
         job.total = job.latent_frames * job.canvas.rows * job.canvas.columns;
         ok = job_host(&job, latents * SCALE * SCALE, latents, error) &&
+             vae_pass_begin(&job.pass, job.net, frames == 1 ? 1 : CHUNK, largest.height * SCALE,
+                            largest.width * SCALE, frames == 1, error) &&
              job_run(&job, encode_tile, error);
     }
     if (ok)
         split_latents(&job, mean, logvar);
+    vae_pass_end(&job.pass);
     free(job.host);
     vae_canvas_destroy(&job.canvas);
     return ok;

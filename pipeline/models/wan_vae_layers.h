@@ -59,27 +59,32 @@ struct vae_sizes {
 bool vae_net_sizes(const struct vae_net *net, int64_t frames, int64_t height, int64_t width,
                    bool first_only, struct vae_sizes *out);
 
-/* One pass over one tile: chunk after chunk, each continuing where the last one ended. */
+/* Passes over tiles, one at a time: chunk after chunk, each continuing where the last one ended. */
 struct vae_pass {
     const struct vae_net *net;
-    struct vae_sizes sizes;
+    int64_t chunk; /* frames of a chunk, but for the first, which is one frame */
+    bool first_only;
+    struct vae_sizes sizes; /* of this tile */
+    int64_t tile_height, tile_width;
     bool check; /* look for NaN and infinity behind every layer, and fail with its name */
+    bool first; /* no chunk has run yet */
     float *values[2];
     float *staging;
     float *history;
     float *step_history[VAE_MAX_STEPS][2];
-    bool first; /* no chunk has run yet */
     /* values[0] holds [frames][height][width][channels] of the step that ran last */
     int64_t frames, height, width;
     int32_t channels;
 };
 
-bool vae_pass_begin(struct vae_pass *pass, const struct vae_net *net, int64_t frames,
-                    int64_t height, int64_t width, bool first_only, struct error *error);
-/* Runs the chunk [frames][height][width][channels] that the caller has put into values[0]; the
- * result is in values[0] again, its shape in the pass. */
-bool vae_pass_chunk(struct vae_pass *pass, int64_t frames, int64_t height, int64_t width,
-                    struct error *error);
+/* Buffers for tiles up to this size. */
+bool vae_pass_begin(struct vae_pass *pass, const struct vae_net *net, int64_t chunk, int64_t height,
+                    int64_t width, bool first_only, struct error *error);
+/* Starts a tile, not larger than vae_pass_begin() was told on either side. */
+void vae_pass_start(struct vae_pass *pass, int64_t height, int64_t width);
+/* Runs the chunk [frames][tile height][tile width][channels] that the caller has put into
+ * values[0]; the result is in values[0] again, its shape in the pass. */
+bool vae_pass_chunk(struct vae_pass *pass, int64_t frames, struct error *error);
 void vae_pass_end(struct vae_pass *pass);
 
 #endif

@@ -132,29 +132,37 @@ static void pass_zero(const struct vae_pass *pass, float *to, int64_t floats)
     }
 }
 
-bool vae_pass_begin(struct vae_pass *pass, const struct vae_net *net, int64_t frames,
-                    int64_t height, int64_t width, bool first_only, struct error *error)
+bool vae_pass_begin(struct vae_pass *pass, const struct vae_net *net, int64_t chunk, int64_t height,
+                    int64_t width, bool first_only, struct error *error)
 {
-    *pass = (struct vae_pass){.net = net, .first = true};
-    if (!vae_net_sizes(net, frames, height, width, first_only, &pass->sizes))
+    *pass = (struct vae_pass){.net = net, .chunk = chunk, .first_only = first_only};
+    if (!vae_net_sizes(net, chunk, height, width, first_only, &pass->sizes))
         return error_set(error, "a VAE tile of %lldx%lld is too large: use a smaller tile",
                          (long long)width, (long long)height);
     pass->values[0] = pass_alloc(pass, pass->sizes.values, error);
     pass->values[1] = pass->values[0] ? pass_alloc(pass, pass->sizes.values, error) : NULL;
     pass->staging = pass->values[1] ? pass_alloc(pass, pass->sizes.staging, error) : NULL;
     pass->history = pass->staging ? pass_alloc(pass, pass->sizes.history_total, error) : NULL;
-    if (!pass->history) {
-        vae_pass_end(pass);
-        return false;
-    }
+    if (pass->history)
+        return true;
+    vae_pass_end(pass);
+    return false;
+}
+
+void vae_pass_start(struct vae_pass *pass, int64_t height, int64_t width)
+{
+    /* A smaller tile needs less of everything, and fits the buffers and the integers. */
+    vae_net_sizes(pass->net, pass->chunk, height, width, pass->first_only, &pass->sizes);
+    pass->tile_height = height;
+    pass->tile_width = width;
+    pass->first = true;
     float *next = pass->history;
-    for (int i = 0; i < net->count; i++)
+    for (int i = 0; i < pass->net->count; i++)
         for (int slot = 0; slot < 2; slot++) {
             pass->step_history[i][slot] = next;
             next += pass->sizes.history[i][slot];
         }
     pass_zero(pass, pass->history, pass->sizes.history_total);
-    return true;
 }
 
 void vae_pass_end(struct vae_pass *pass)
@@ -383,12 +391,11 @@ static bool run_step(struct vae_pass *pass, int index, struct error *error)
     return false;
 }
 
-bool vae_pass_chunk(struct vae_pass *pass, int64_t frames, int64_t height, int64_t width,
-                    struct error *error)
+bool vae_pass_chunk(struct vae_pass *pass, int64_t frames, struct error *error)
 {
     pass->frames = frames;
-    pass->height = height;
-    pass->width = width;
+    pass->height = pass->tile_height;
+    pass->width = pass->tile_width;
     for (int i = 0; i < pass->net->count; i++) {
         if (!run_step(pass, i, error))
             return false;

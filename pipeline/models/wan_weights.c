@@ -60,14 +60,15 @@ static bool load_stack(struct loader *loader, struct linear **to, const char *co
     int64_t out = shape[0], in = 1;
     for (int i = 1; i < rank; i++)
         in *= shape[i];
-    if (!reserve_host(loader, STACK_MAX * (out * in + out), error))
-        return false;
-    float *weight = loader->host, *bias = loader->host + STACK_MAX * out * in;
     int count = 0;
-    for (; count < STACK_MAX && names[count]; count++)
-        if (!read_tensor(loader, names[count], ".weight", shape, rank, weight + count * out * in,
-                         error) ||
-            !read_tensor(loader, names[count], ".bias", &out, 1, bias + count * out, error))
+    while (count < STACK_MAX && names[count])
+        count++;
+    if (!reserve_host(loader, count * (out * in + out), error))
+        return false;
+    float *weight = loader->host, *bias = loader->host + count * out * in;
+    for (int i = 0; i < count; i++)
+        if (!read_tensor(loader, names[i], ".weight", shape, rank, weight + i * out * in, error) ||
+            !read_tensor(loader, names[i], ".bias", &out, 1, bias + i * out, error))
             return false;
     if (!t->ops->linear_create(t->device, to, weight, bias, in, count * out, error))
         return false;

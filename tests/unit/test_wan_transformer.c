@@ -225,6 +225,10 @@ static void broken_numbers_are_reported_with_their_place(void **state)
     } cases[] = {
         {"blocks.1.self_attn.v.weight", "blocks.1: "},
         {"blocks.0.ffn.2.bias", "blocks.0: "},
+        {"blocks.1.self_attn.q.bias", "blocks.1: "},
+        {"blocks.1.self_attn.norm_k.weight", "blocks.1: "},
+        {"blocks.1.cross_attn.q.bias", "blocks.1: "},
+        {"blocks.1.cross_attn.k.bias", "blocks.1: "},
         {"patch_embedding.bias", "patch_embedding: "},
         {"time_embedding.2.weight", "time_proj: "},
         {"head.head.weight", "proj_out: "},
