@@ -211,13 +211,14 @@ static struct clip decode_unclamped(struct fixture *fixture, const float *latent
     vae_net_describe(&net, &fixture->config, true);
     assert_true(vae_net_load(&net, fixture->weights, &ops_cpu, fixture->device, &fixture->error));
     assert_true(vae_pass_begin(&pass, &net, 1, height, width, frames == 1, &fixture->error));
+    vae_pass_start(&pass, height, width);
     for (int64_t t = 0; t < frames; t++) {
         for (int64_t i = 0; i < Z * height * width; i++) {
             const int64_t z = i % Z, at = (z * frames + t) * height * width + i / Z;
             pass.values[0][i] =
                 latents[at] * (float)fixture->config.std[z] + (float)fixture->config.mean[z];
         }
-        assert_true(vae_pass_chunk(&pass, 1, height, width, &fixture->error));
+        assert_true(vae_pass_chunk(&pass, 1, &fixture->error));
         memcpy(clip.values + clip.frames * clip.frame, pass.values[0],
                (size_t)(pass.frames * clip.frame) * sizeof(float));
         clip.frames += pass.frames;
