@@ -1,8 +1,9 @@
 /*
- * The tensors of one network under one roof: a single safetensors file, or shards through their index.
- * The format's own checks are safetensors.c's; here a checkpoint refuses what concerns several files
- * (shards that are missing or lie outside the folder, names that come twice, an index that promises what
- * a shard does not hold) and hands out tensors by name, checked against the shape a network expects.
+ * The tensors of one network under one roof: a single safetensors file, or shards through their
+ * index. The format's own checks are safetensors.c's; here a checkpoint refuses what concerns
+ * several files (shards that are missing or lie outside the folder, names that come twice, an index
+ * that promises what a shard does not hold) and hands out tensors by name, checked against the
+ * shape a network expects.
  */
 #include "checkpoint.h"
 
@@ -291,7 +292,8 @@ const struct stored_tensor *checkpoint_find(const struct checkpoint *checkpoint,
     const char *renamed =
         checkpoint->rename ? checkpoint->rename(name, buffer, sizeof buffer) : NULL;
     const struct stored_tensor *tensor = renamed ? find_exact(checkpoint, renamed) : NULL;
-    /* Parts of an original-layout folder may come from the other layout: its name is tried as well. */
+    /* Parts of an original-layout folder may come from the other layout: its name is tried as well.
+     * */
     if (!tensor)
         tensor = find_exact(checkpoint, name);
     if (!tensor && tied_name(name))

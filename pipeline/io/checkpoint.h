@@ -1,7 +1,7 @@
 /*
- * Tensors of one network, from safetensors: a single file, or shards through their index file, memory-
- * mapped read-only. Every number in the header is hostile until checked: lengths, dtypes, shapes,
- * offsets (inside the file, size = product of shape, no two tensors overlap).
+ * Tensors of one network, from safetensors: a single file, or shards through their index file,
+ * memory-mapped read-only. Every number in the header is hostile until checked: lengths, dtypes,
+ * shapes, offsets (inside the file, size = product of shape, no two tensors overlap).
  */
 #ifndef PIPELINE_IO_CHECKPOINT_H
 #define PIPELINE_IO_CHECKPOINT_H
@@ -35,7 +35,8 @@ enum stored_dtype {
 const char *stored_dtype_name(enum stored_dtype dtype);
 /* Bytes of one element, 0 for STORED_OTHER. */
 size_t stored_dtype_size(enum stored_dtype dtype);
-/* Converts count elements of an F64, F32, F16 or BF16 array at any address; false for another dtype. */
+/* Converts count elements of an F64, F32, F16 or BF16 array at any address; false for another
+ * dtype. */
 bool stored_to_float(enum stored_dtype dtype, const void *data, int64_t count, float *out);
 
 struct stored_tensor {
@@ -61,17 +62,19 @@ const struct stored_tensor *checkpoint_at(const struct checkpoint *checkpoint, i
 /* Sum of stored bytes and of elements. */
 void checkpoint_totals(const struct checkpoint *checkpoint, int64_t *bytes, int64_t *elements);
 
-/* Translates the name a network asks for into the one the file uses; NULL = as it is. buffer takes the
- * answer. Set once after opening. */
+/* Translates the name a network asks for into the one the file uses; NULL = as it is. buffer takes
+ * the answer. Set once after opening. */
 typedef const char *(*checkpoint_rename_fn)(const char *name, char *buffer, size_t size);
 void checkpoint_set_rename(struct checkpoint *checkpoint, checkpoint_rename_fn rename);
 
-/* NULL where there is none. */
+/* By the renamed name, else by name itself, else by the other name of a tied embedding
+ * (shared.weight, encoder.embed_tokens.weight). A stray "model.diffusion_model." in front of the
+ * file's names does not count. NULL where there is none. */
 const struct stored_tensor *checkpoint_find(const struct checkpoint *checkpoint, const char *name);
 
 /* Finds name, checks its shape (total element count and the non-1 dimensions in order, so that
- * [C,1,1] fits [C]), converts F32, F16, BF16 or F64 to float in out. The message names file, tensor,
- * what it has and what was expected. */
+ * [C,1,1] fits [C]), converts F32, F16, BF16 or F64 to float in out. The message names file,
+ * tensor, what it has and what was expected. */
 bool checkpoint_read(const struct checkpoint *checkpoint, const char *name, const int64_t *shape,
                      int rank, float *out, struct error *error);
 

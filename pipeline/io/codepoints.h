@@ -8,7 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Appending past the memory there is sets failed; it stays set, so that it is asked once, at the end. */
+/* Appending past the memory there is sets failed; it stays set, so that it is asked once, at the
+ * end. */
 struct codepoints {
     int32_t *at;
     size_t count, capacity;

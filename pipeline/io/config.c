@@ -1,7 +1,8 @@
 /*
- * Typed, bounded reads of one JSON object. A field that is there but has the wrong type or leaves its
- * bounds is an error even where a fallback exists: a model that says something we do not understand must
- * not run as something else. null counts as absent, as in the files that diffusers writes.
+ * Typed, bounded reads of one JSON object. A field that is there but has the wrong type or leaves
+ * its bounds is an error even where a fallback exists: a model that says something we do not
+ * understand must not run as something else. null counts as absent, as in the files that diffusers
+ * writes.
  */
 #include "config.h"
 

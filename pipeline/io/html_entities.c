@@ -1,8 +1,8 @@
 /*
- * HTML character references. The names are those of HTML 4, the ASCII signs and the Latin letters of HTML 5,
- * and a few signs beyond; a name that is not here stays as it is written. The names of old may lack their
- * semicolon, as the HTML standard rules. Numbers follow the standard as well: 0x80 to 0x9f mean
- * windows-1252, what is no character becomes U+FFFD or nothing.
+ * HTML character references. The names are those of HTML 4, the ASCII signs and the Latin letters
+ * of HTML 5, and a few signs beyond; a name that is not here stays as it is written. The names of
+ * old may lack their semicolon, as the HTML standard rules. Numbers follow the standard as well:
+ * 0x80 to 0x9f mean windows-1252, what is no character becomes U+FFFD or nothing.
  */
 #include "html_entities.h"
 
@@ -254,8 +254,8 @@ static bool ends_name(int32_t code)
            code == '&' || code == '#' || code == ';';
 }
 
-/* A named reference after the '&': the whole name with its semicolon, or the longest old name that begins
- * it. How many codes it takes; 0 for none. */
+/* A named reference after the '&': the whole name with its semicolon, or the longest old name that
+ * begins it. How many codes it takes; 0 for none. */
 static size_t read_name(const int32_t *at, size_t left, int32_t *code)
 {
     size_t length = 0;

@@ -1,7 +1,8 @@
 /*
- * JSON as the files of a model use it: one object per document. Refuses what would cost far more memory
- * than it has bytes (a node of cJSON takes 64, a comma makes a node), text after the document, and numbers
- * that a double does not hold exactly where a whole number is wanted. cJSON itself refuses deep nesting.
+ * JSON as the files of a model use it: one object per document. Refuses what would cost far more
+ * memory than it has bytes (a node of cJSON takes 64, a comma makes a node), text after the
+ * document, and numbers that a double does not hold exactly where a whole number is wanted. cJSON
+ * itself refuses deep nesting.
  */
 #include "json_file.h"
 

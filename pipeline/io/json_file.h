@@ -1,4 +1,5 @@
-/* JSON documents of bounded size, for the readers of this folder (cJSON stays behind their headers). */
+/* JSON documents of bounded size, for the readers of this folder (cJSON stays behind their
+ * headers). */
 #ifndef PIPELINE_IO_JSON_FILE_H
 #define PIPELINE_IO_JSON_FILE_H
 

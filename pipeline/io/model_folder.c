@@ -1,8 +1,9 @@
 /*
- * Finds the parts of a Wan model in a folder. Only looks whether files are there and what the folder says it
- * is; the parts themselves are opened by their readers. Refuses, in words and with the way out: folders of
- * other pipelines, of Wan models that this program does not run, parts that are missing, and parts that
- * are there only as pickled PyTorch files, which can run code when they are read.
+ * Finds the parts of a Wan model in a folder. Only looks whether files are there and what the
+ * folder says it is; the parts themselves are opened by their readers. Refuses, in words and with
+ * the way out: folders of other pipelines, of Wan models that this program does not run, parts that
+ * are missing, and parts that are there only as pickled PyTorch files, which can run code when they
+ * are read.
  */
 #include "model_folder.h"
 
@@ -164,7 +165,8 @@ static bool open_diffusers(struct model_folder *out, struct error *error)
                         "download it from the model's page", error);
 }
 
-/* A part of an original-layout folder: what it may be called, and what to get where it is not there. */
+/* A part of an original-layout folder: what it may be called, and what to get where it is not
+ * there. */
 struct original_part {
     const char *const *files; /* ended by NULL */
     const char *folder;       /* of the diffusers layout, which serves as well */

@@ -1,8 +1,8 @@
 /*
- * The two sets of names that Wan's tensors go by, as tables. An entry translates the beginning of a name
- * that ends with its dot, or a whole name; {} is a number, the same on both sides. What follows the beginning
- * is translated by the entry's inner table or kept. A name without an entry is the same in both layouts.
- * Beware of the transformer's norm2 and norm3, which trade names.
+ * The two sets of names that Wan's tensors go by, as tables. An entry translates the beginning of a
+ * name that ends with its dot, or a whole name; {} is a number, the same on both sides. What
+ * follows the beginning is translated by the entry's inner table or kept. A name without an entry
+ * is the same in both layouts. Beware of the transformer's norm2 and norm3, which trade names.
  */
 #include "names_wan.h"
 

@@ -1,9 +1,10 @@
 /*
- * The noise that torch.randn draws on a CPU generator, so that results can be compared: a Mersenne Twister
- * (MT19937; Matsumoto and Nishimura 1998) seeded with the low 32 bits of the seed, and Box-Muller. From 16
- * values on it works in blocks of 16 with 24-bit uniforms, values j and j + 8 from uniforms j and j + 8;
- * a rest is covered by drawing the last 16 values anew. Fewer than 16 values are drawn in pairs from
- * 53-bit uniforms. Values agree with torch to rounding (its vectorised logarithm differs in the last bits).
+ * The noise that torch.randn draws on a CPU generator, so that results can be compared: a Mersenne
+ * Twister (MT19937; Matsumoto and Nishimura 1998) seeded with the low 32 bits of the seed, and
+ * Box-Muller. From 16 values on it works in blocks of 16 with 24-bit uniforms, values j and j + 8
+ * from uniforms j and j + 8; a rest is covered by drawing the last 16 values anew. Fewer than 16
+ * values are drawn in pairs from 53-bit uniforms. Values agree with torch to rounding (its
+ * vectorised logarithm differs in the last bits).
  */
 #include "rng.h"
 

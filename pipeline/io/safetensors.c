@@ -1,8 +1,9 @@
 /*
- * The safetensors format: eight bytes of header length, a JSON header, then the data. Nothing of it is
- * believed: the header must fit the file, every tensor must lie in the data and have the bytes that its
- * shape asks for, and sorted by offset the tensors must cover the data exactly, without holes, overlaps or
- * a rest, as the format demands. A file that passes can be read without any further check.
+ * The safetensors format: eight bytes of header length, a JSON header, then the data. Nothing of it
+ * is believed: the header must fit the file, every tensor must lie in the data and have the bytes
+ * that its shape asks for, and sorted by offset the tensors must cover the data exactly, without
+ * holes, overlaps or a rest, as the format demands. A file that passes can be read without any
+ * further check.
  */
 #include "safetensors.h"
 
@@ -19,8 +20,7 @@
 #include <unistd.h>
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error                                                                                             \
-    "safetensors holds little-endian numbers, which are used where they lie: a little-endian CPU is needed"
+#error "safetensors holds little-endian numbers, used where they lie: a little-endian CPU is needed"
 #endif
 
 #define HEADER_MAX   (100u << 20)

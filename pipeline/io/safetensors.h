@@ -16,8 +16,8 @@ struct safetensors {
     size_t size;
 };
 
-/* Maps path read-only, checks every entry of its header and appends the tensors to list. On failure what
- * was appended stays the caller's to free, and safetensors_close() is still due. */
+/* Maps path read-only, checks every entry of its header and appends the tensors to list. On failure
+ * what was appended stays the caller's to free, and safetensors_close() is still due. */
 bool safetensors_open(struct safetensors *out, const char *path, struct stored_list *list,
                       struct error *error);
 void safetensors_close(struct safetensors *file);

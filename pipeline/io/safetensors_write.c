@@ -1,7 +1,7 @@
 /*
- * Writes a safetensors file: everything goes to path.part, which is flushed to the disk and only then
- * renamed, so that path never names half a file. A full disk or an interrupted write leaves what was
- * there before.
+ * Writes a safetensors file: everything goes to path.part, which is flushed to the disk and only
+ * then renamed, so that path never names half a file. A full disk or an interrupted write leaves
+ * what was there before.
  */
 #include "checkpoint.h"
 

@@ -1,5 +1,5 @@
-// The only C++ of the project: the SentencePiece library has no C interface. Nothing is decided here;
-// every call is forwarded, and whatever is thrown becomes a return value.
+// The only C++ of the project: the SentencePiece library has no C interface. Nothing is decided
+// here; every call is forwarded, and whatever is thrown becomes a return value.
 #include "sentencepiece_shim.h"
 
 #include <sentencepiece_processor.h>
@@ -12,8 +12,8 @@
 #include <string>
 #include <vector>
 
-// Not in the public header, but the only way to keep the library from writing to stderr itself; weak, so
-// that a build of the library without it still links.
+// Not in the public header, but the only way to keep the library from writing to stderr itself;
+// weak, so that a build of the library without it still links.
 namespace sentencepiece
 {
 namespace logging

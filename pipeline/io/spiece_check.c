@@ -1,13 +1,13 @@
 /*
- * A SentencePiece model is a protobuf message. The library checks that much itself, but not the table of
- * character replacements inside: a double-array trie (Yata's "Darts-clone") that it follows without looking
- * where it leads, and the strings that its leaves point to. A damaged file would make it read
- * anywhere. Here every state that can be reached is visited once.
+ * A SentencePiece model is a protobuf message. The library checks that much itself, but not the
+ * table of character replacements inside: a double-array trie (Yata's "Darts-clone") that it
+ * follows without looking where it leads, and the strings that its leaves point to. A damaged file
+ * would make it read anywhere. Here every state that can be reached is visited once.
  *
- * The table: length of the trie in bytes (32 bits), its units (32 bits each), then strings that end with
- * NUL. A unit holds the byte that leads to it (bits 0-7, with bit 31: a leaf's value, which no byte leads
- * to), whether a leaf is below it (bit 8), and the distance to its children (bits 10-30, times 256 with bit
- * 9); the child for byte c of the unit at i is at i ^ distance ^ c.
+ * The table: length of the trie in bytes (32 bits), its units (32 bits each), then strings that end
+ * with NUL. A unit holds the byte that leads to it (bits 0-7, with bit 31: a leaf's value, which no
+ * byte leads to), whether a leaf is below it (bit 8), and the distance to its children (bits 10-30,
+ * times 256 with bit 9); the child for byte c of the unit at i is at i ^ distance ^ c.
  */
 #include "spiece_check.h"
 
@@ -33,7 +33,8 @@ static bool read_varint(struct bytes *in, uint64_t *value)
     return false;
 }
 
-/* The next field of a message; text is what a field of bytes holds. False at the end and for damage. */
+/* The next field of a message; text is what a field of bytes holds. False at the end and for
+ * damage. */
 static bool next_field(struct bytes *in, uint64_t *number, struct bytes *text)
 {
     uint64_t tag, size = 0;

@@ -1,8 +1,8 @@
 /*
- * The element types of safetensors: their names, sizes, and the way to float32. The conversions run at the
- * speed of memory: they are plain loops that the compiler vectorises (an F16 is converted by integer and
- * float arithmetic, so that subnormals come out right whatever the state of the FPU), and large tensors
- * are shared among the threads.
+ * The element types of safetensors: their names, sizes, and the way to float32. The conversions run
+ * at the speed of memory: they are plain loops that the compiler vectorises (an F16 is converted by
+ * integer and float arithmetic, so that subnormals come out right whatever the state of the FPU),
+ * and large tensors are shared among the threads.
  */
 #include "checkpoint.h"
 

@@ -1,7 +1,8 @@
 /*
- * Prompts as Wan's tokenizer cleans them: the repairs of ftfy, HTML references twice, white space. A line is
- * repaired until nothing changes any more. What ftfy does beyond that to text whose encoding was mistaken
- * (mojibake) is left out: a prompt that is not UTF-8 is refused, one that is, is taken at its word.
+ * Prompts as Wan's tokenizer cleans them: the repairs of ftfy, HTML references twice, white space.
+ * A line is repaired until nothing changes any more. What ftfy does beyond that to text whose
+ * encoding was mistaken (mojibake) is left out: a prompt that is not UTF-8 is refused, one that is,
+ * is taken at its word.
  */
 #include "tokenizer.h"
 

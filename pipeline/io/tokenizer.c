@@ -1,9 +1,9 @@
 /*
- * Prompts to ids as the fast tokenizer of the public pipelines gives them, on top of the SentencePiece
- * library. The two differ in three ways, which are made up for here: strings such as </s> inside a prompt
- * are matched before the text is split (the pieces marked as control, and what tokenizer_config.json beside
- * the model adds), a character without a piece is <unk> even where the model could spell its bytes, and a
- * row of such characters is one <unk>.
+ * Prompts to ids as the fast tokenizer of the public pipelines gives them, on top of the
+ * SentencePiece library. The two differ in three ways, which are made up for here: strings such as
+ * </s> inside a prompt are matched before the text is split (the pieces marked as control, and what
+ * tokenizer_config.json beside the model adds), a character without a piece is <unk> even where the
+ * model could spell its bytes, and a row of such characters is one <unk>.
  */
 #include "tokenizer.h"
 

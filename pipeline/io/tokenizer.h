@@ -23,8 +23,10 @@ int64_t tokenizer_pieces(const struct tokenizer *tokenizer);
 bool tokenizer_encode(const struct tokenizer *tokenizer, const char *text, int32_t *ids,
                       int64_t capacity, int64_t *count, struct error *error);
 
-/* Cleans, encodes, appends </s>; cut to max_ids including it. *cut says how many ids were dropped.
- * Fails for text that is not UTF-8, with the byte offset. Empty text gives just </s>. */
+/* Cleans, encodes as the fast tokenizer does (special tokens such as </s> in the text are their
+ * ids, a run of characters without a piece is one <unk>), appends </s>; cut to max_ids including
+ * it. *cut says how many ids were dropped. Fails for text that is not UTF-8, with the byte offset.
+ * Empty text gives just </s>. */
 bool tokenizer_prompt(const struct tokenizer *tokenizer, const char *text, int32_t *ids,
                       int64_t max_ids, int64_t *count, int64_t *cut, struct error *error);
 

@@ -40,8 +40,7 @@ double sampler_even(double first, double last, int32_t count, int32_t i);
 /* Timesteps as the networks of Wan were trained on them: whole, cut and not rounded. */
 double sampler_whole_timestep(double sigma);
 
-/* ln(alpha / sigma), alpha = 1 - sigma: half the log signal-to-noise ratio; -inf for 1, +inf for 0.
- * */
+/* ln((1 - sigma) / sigma), half the log signal-to-noise ratio: -inf for 1, +inf for 0. */
 double sampler_lambda(double sigma);
 
 #endif

@@ -1,7 +1,8 @@
 /*
- * Sampler trajectories: for every METHOD_STEPS_SHIFT_traj of the case the sampler walks from x_init with
- * the model of case.json, v = 0.7 x + 0.2 sin(3 x) - 0.1 t / 1000, and must pass through the same states,
- * sigmas and timesteps. Which published timetable a trajectory follows, its first sigmas say.
+ * Sampler trajectories: for every METHOD_STEPS_SHIFT_traj of the case the sampler walks from x_init
+ * with the model of case.json, v = 0.7 x + 0.2 sin(3 x) - 0.1 t / 1000, and must pass through the
+ * same states, sigmas and timesteps. Which published timetable a trajectory follows, its first
+ * sigmas say.
  */
 #include "golden.h"
 

@@ -1,4 +1,5 @@
-/* Raw SentencePiece encodings: cases.json is a list of {"text", "ids"} for the spiece.model beside it. */
+/* Raw SentencePiece encodings: cases.json is a list of {"text", "ids"} for the spiece.model beside
+ * it. */
 #include "golden.h"
 
 #include "io/tokenizer.h"

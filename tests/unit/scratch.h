@@ -1,5 +1,5 @@
-/* A temporary folder for tests that write files: scratch_open() makes it, scratch_close() removes it and
- * everything in it. One at a time. */
+/* A temporary folder for tests that write files: scratch_open() makes it, scratch_close() removes
+ * it and everything in it. One at a time. */
 #ifndef TESTS_SCRATCH_H
 #define TESTS_SCRATCH_H
 

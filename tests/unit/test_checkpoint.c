@@ -1,5 +1,5 @@
-/* Checkpoints: what is written is read back, every dtype converts, and every lie in a header is found and
- * named. */
+/* Checkpoints: what is written is read back, every dtype converts, and every lie in a header is
+ * found and named. */
 #include "io/checkpoint.h"
 #include "scratch.h"
 
@@ -281,7 +281,7 @@ static void what_is_written_is_read(void **state)
     assert_int_not_equal(access(scratch_path(s, "all.safetensors.part"), F_OK), 0);
 }
 
-/* All 65536 halves against arithmetic; long enough to be shared among threads and to leave a rest. */
+/* All 65536 halves against arithmetic; enough to be shared among threads and to leave a rest. */
 static void every_half_converts(void **state)
 {
     (void)state;

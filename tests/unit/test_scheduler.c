@@ -1,4 +1,5 @@
-/* Samplers against the published timetables and the worked traces of a toy model, and what they refuse. */
+/* Samplers against the published timetables and the worked traces of a toy model, and what they
+ * refuse. */
 #include "io/checkpoint.h"
 #include "models/scheduler.h"
 
@@ -148,8 +149,8 @@ static void euler_timesteps_are_not_cut(void **state)
     scheduler_destroy(scheduler);
 }
 
-/* v = 0.5 x + 0.1 + 0.0002 t from x = 1; want is x after each step. Many elements take the same way, so
- * that the parallel loops are walked as well. */
+/* v = 0.5 x + 0.1 + 0.0002 t from x = 1; want is x after each step. Many elements take the same
+ * way, so that the parallel loops are walked as well. */
 static void check_trace(struct scheduler *scheduler, int64_t elements, const double *want)
 {
     static float x[70000], v[70000];

@@ -1,5 +1,5 @@
-/* Prompt cleaning against ftfy 6.3 followed by html.unescape twice and white space, as the public pipelines
- * do it: what stands on the right was made by these. */
+/* Prompt cleaning against ftfy 6.3 followed by html.unescape twice and white space, as the public
+ * pipelines do it: what stands on the right was made by these. */
 #include "io/tokenizer.h"
 
 #include <setjmp.h>
@@ -90,7 +90,8 @@ static void nested_references_unfold(void **state)
 {
     (void)state;
     check("&amp;lt;b&amp;gt; &amp;amp;amp;", "<b> &");
-    /* A '<' says that a line is HTML: its references are read late, after quotes were straightened. */
+    /* A '<' says that a line is HTML: its references are read late, after quotes were straightened.
+     * */
     check("&rsquo;", "'");
     check("<b>&rsquo;</b>", "<b>’</b>");
     check("one &rsquo;\n<b> &rsquo;", "one ' <b> ’");

@@ -1,5 +1,5 @@
-/* Prompts against the fast tokenizer of the public pipelines (T5TokenizerFast over the bundled model's
- * files), raw pieces against SentencePiece, and files that are no tokenizer. */
+/* Prompts against the fast tokenizer of the public pipelines (T5TokenizerFast over the bundled
+ * model's files), raw pieces against SentencePiece, and files that are no tokenizer. */
 #include "io/tokenizer.h"
 #include "scratch.h"
 
@@ -204,7 +204,7 @@ static void files_that_are_no_tokenizer(void **state)
     tokenizer_close(NULL);
 }
 
-/* The library follows the table of character replacements blindly; a wrong one must not reach it. */
+/* The library follows the table of character replacements blindly; a wrong one must be caught. */
 static void damaged_tables_are_found(void **state)
 {
     struct scratch *scratch = *state;
