@@ -79,7 +79,9 @@ typedef enum draftattn_policy {
     DRAFTATTN_POLICY_DRAFT = 1,      /* row-fair selection, per-head budgets */
     DRAFTATTN_POLICY_DRAFT_PAPER = 2 /* as published: arXiv 2505.14708 section 3, 8x16 patches (grid
                                         height and width must divide), one percentile per head, no
-                                        compensation, no repair */
+                                        compensation, no repair. Needs key_block 128; probes only
+                                        estimate the error; what is marked "DRAFT only" in the plan
+                                        and strip_height are ignored */
 } draftattn_policy;
 
 /* What the draft policy ranks block pairs by. p is the draft map. */
@@ -164,11 +166,15 @@ typedef struct draftattn_plan_desc {
     double row_floor;         /* DRAFT only: guaranteed share of a row's mean budget, in [0, 1] */
     double head_spread;       /* DRAFT only: how far a head's budget may move from the mean, as a
                                  factor >= 1; 1 = the same budget for every head */
-    int32_t compensation;     /* 1 (default): skipped blocks enter through their means; 0: dropped */
-    int32_t probes;           /* exact probe rows per head; 0 = none, no error estimate */
-    int32_t repair;           /* 1: apply the correction fitted on the probe rows; needs probes */
+    int32_t compensation;     /* DRAFT only: 1 (default): skipped blocks enter through their means;
+                                 0: dropped */
+    int32_t probes;           /* exact probe rows per head, at most 1024 and never more than there
+                                 are video rows; 0 (default) = none, no error estimate */
+    int32_t repair;           /* DRAFT only: 1: apply the correction fitted on the probe rows to
+                                 heads that gain by it; needs probes; default 0 */
     double ridge;             /* share of the mean diagonal of the Gram matrix; default 0.1 */
-    double dense_steps;       /* share of the first steps that stay dense, in [0, 1]; default 0.2 */
+    double dense_steps;       /* share of the first steps that stay dense, in [0, 1], rounded to
+                                 whole steps; default 0.2 */
     double dense_sigma;       /* steps with sigma above this stay dense; 0 (default) = not used */
     const int32_t *dense_layers; /* layers that stay dense; copied */
     int32_t dense_layer_count;
@@ -317,7 +323,8 @@ DRAFTATTN_API draftattn_status draftattn_plan_order(const draftattn_plan *plan, 
  * o          the same shape, out_dtype; must not overlap q, k, v or the workspace
  * lse        NULL, or F32 [batch, heads, tokens, 1]: natural logarithm of the denominator above.
  *            Repair does not change it
- * list       NULL, or a block list that replaces draft map and selection (host memory; checked)
+ * list       NULL, or a block list that replaces draft map and selection, also for policy DENSE (host
+ *            memory; checked). Dense guards stand above it
  * workspace  of at least draftattn_plan_workspace_size(), aligned to 64 bytes; one per run under way
  * stream     a cudaStream_t for CUDA, where the call returns before the work is done; ignored on CPU
  *
@@ -359,7 +366,8 @@ DRAFTATTN_API draftattn_status draftattn_draft_map(const draftattn_plan *plan,
                                                    void *stream);
 
 /* Fills list from a score map of that shape (larger = kept first; a tie goes to the lower index) by
- * the plan's policy and budget. NaN scores are INVALID_ARGUMENT. */
+ * the plan's policy and budget. NaN scores are INVALID_ARGUMENT. What an earlier run left in the
+ * workspace cannot be read any more. */
 DRAFTATTN_API draftattn_status draftattn_select(const draftattn_plan *plan, const float *map,
                                                 draftattn_block_list *list, void *workspace,
                                                 size_t workspace_size, void *stream);
