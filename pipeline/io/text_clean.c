@@ -128,10 +128,10 @@ static void fix_line(struct codepoints *line, bool unescape)
             html_unescape_careful(line);
         fix_characters(line);
         compose(line);
+        size_t bytes = before.count * sizeof *before.at;
         bool same =
-            before.failed || (before.count == line->count &&
-                              (before.count == 0 ||
-                               memcmp(before.at, line->at, before.count * sizeof *before.at) == 0));
+            before.count == line->count && (bytes == 0 || memcmp(before.at, line->at, bytes) == 0);
+        line->failed = line->failed || before.failed;
         codepoints_free(&before);
         if (same)
             break;
