@@ -130,8 +130,7 @@ static bool job_tiling(const struct wan_vae_tiling *tiling, int64_t height, int6
     return true;
 }
 
-/* Runs the chunk in job->host [frames][height][width][channels]; its result goes to job->host too.
- */
+/* Runs the chunk that is in job->host, channels last; its result goes to job->host as well. */
 static bool job_chunk(struct job *job, int64_t frames, struct error *error)
 {
     const struct ops *ops = job->vae->ops;

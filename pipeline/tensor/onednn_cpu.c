@@ -169,14 +169,6 @@ void onednn_close(struct device *device)
     device->onednn = NULL;
 }
 
-void onednn_version(int *major, int *minor, int *patch)
-{
-    const dnnl_version_t *version = dnnl_version();
-    *major = version->major;
-    *minor = version->minor;
-    *patch = version->patch;
-}
-
 /* ---- weights and compiled cases -------------------------------------------------------------- */
 
 enum { CASES = 8, MAX_RANK = 5 };

@@ -11,9 +11,6 @@
 bool onednn_open(struct device *device, struct error *error);
 void onednn_close(struct device *device);
 
-/* oneDNN's version, as in "2.6.3", for reports. */
-void onednn_version(int *major, int *minor, int *patch);
-
 bool onednn_linear_create(struct device *device, struct linear **out, const float *weight,
                           const float *bias, int64_t features_in, int64_t features_out,
                           struct error *error);
