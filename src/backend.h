@@ -1,7 +1,7 @@
 /*
  * The seam between the library and its kernels, and the only way across it: one constant table of
- * function pointers per backend. src/ decides what is to be done and hands over a struct run; a backend
- * does it in its own memory space. Nothing here knows an instruction set or a device.
+ * function pointers per backend. src/ decides what is to be done and hands over a struct run; a
+ * backend does it in its own memory space. Nothing here knows an instruction set or a device.
  *
  * The table is versioned: new members go to the end and raise BACKEND_VERSION.
  */
@@ -24,7 +24,7 @@ struct kernel_row {
     const void *implementation; /* only its backend knows the type */
 };
 
-/* What a plan settled. Positions are places in block order; block b holds [begin[b], begin[b + 1]). */
+/* What a plan settled. Positions are places in block order; block b is [begin[b], begin[b + 1]). */
 struct problem {
     draftattn_plan_desc
         desc; /* checked; softmax_scale is never 0, dense_layers is the plan's copy */

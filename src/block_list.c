@@ -1,7 +1,7 @@
 /*
- * Owns block lists in host memory: filling them from marks, checking those that come from outside, and
- * the way to and from dense masks. A list from outside is hostile until checked: nothing is read before
- * the offsets that lead there have been.
+ * Owns block lists in host memory: filling them from marks, checking those that come from outside,
+ * and the way to and from dense masks. A list from outside is hostile until checked: nothing is
+ * read before the offsets that lead there have been.
  */
 #include "block_list.h"
 

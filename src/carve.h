@@ -1,6 +1,6 @@
 /*
- * Lays arrays out in one piece of memory. The same function that carves offsets also tells the size, so
- * the two cannot disagree; an overflow sticks until it is asked for.
+ * Lays arrays out in one piece of memory. The same function that carves offsets also tells the
+ * size, so the two cannot disagree; an overflow sticks until it is asked for.
  */
 #ifndef DRAFTATTN_CARVE_H
 #define DRAFTATTN_CARVE_H

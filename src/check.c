@@ -1,6 +1,6 @@
 /*
- * Owns the checks of a plan's description: each refusal names the field, its value and what would fit.
- * It knows no kernel; what is well-formed but has no kernel is for plan.c to refuse.
+ * Owns the checks of a plan's description: each refusal names the field, its value and what would
+ * fit. It knows no kernel; what is well-formed but has no kernel is for plan.c to refuse.
  */
 #include "error.h"
 #include "order.h"

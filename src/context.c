@@ -1,7 +1,8 @@
 /*
- * Owns the choice of a backend and the list of kernels. What is asked for in the description beats the
- * environment, which beats our own choice; a name that does not exist is refused with the names that do,
- * and a backend that does not work here with its reason. Nothing falls back silently.
+ * Owns the choice of a backend and, if one is asked for by name, of a kernel. What is asked for in
+ * the description beats the environment, which beats our own choice; a name that does not exist is
+ * refused with the names that do, and a backend that does not work here with its reason. Nothing
+ * falls back silently.
  */
 #include "context.h"
 #include "error.h"

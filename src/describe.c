@@ -1,6 +1,6 @@
 /*
- * Owns the sentences that say what a plan will run at a step and why. They are read by people: numbers
- * come with what they count, and a guard with what lifts it.
+ * Owns the sentences that say what a plan will run at a step and why. They are read by people:
+ * numbers come with what they count, and a guard with what lifts it.
  */
 #include "plan.h"
 #include "select.h"
@@ -116,7 +116,7 @@ static void add_guards(struct text *text, const draftattn_plan *plan)
         separator = ", ";
     }
     if (desc->dense_layer_count > 0)
-        add(text, "%sin layer", separator);
+        add(text, "%sin layer%s", separator, desc->dense_layer_count > 1 ? "s" : "");
     for (int32_t i = 0; i < desc->dense_layer_count; i++)
         add(text, "%s %d", i ? "," : "", desc->dense_layers[i]);
 }

@@ -1,4 +1,5 @@
-/* Owns the draft map as a stage that can be called alone: block means of q and k, softmax over means. */
+/* Owns the draft map as a stage that can be called alone: block means of q and k, softmax over
+ * means. */
 #include "error.h"
 #include "tensor_check.h"
 #include "workspace.h"

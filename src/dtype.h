@@ -1,6 +1,6 @@
 /*
- * The three storage types and float: exact upwards, to nearest, ties to even, downwards. Branch-free
- * integer arithmetic, so that loops over rows vectorise on any machine.
+ * The three storage types and float: exact upwards, to nearest, ties to even, downwards.
+ * Branch-free integer arithmetic, so that loops over rows vectorise on any machine.
  */
 #ifndef DRAFTATTN_DTYPE_H
 #define DRAFTATTN_DTYPE_H

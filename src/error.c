@@ -1,4 +1,4 @@
-/* Owns the calling thread's last failure in words. A sentence that does not fit is cut, never lost. */
+/* Owns the calling thread's last failure in words. What does not fit is cut, never lost. */
 #include "error.h"
 
 #include <stdarg.h>

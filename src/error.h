@@ -1,6 +1,6 @@
 /*
- * How the library reports failure: a status for the program, a sentence for the reader. The sentence is
- * kept per thread, so that a plan can be shared; it is the only state outside objects.
+ * How the library reports failure: a status for the program, a sentence for the reader. The
+ * sentence is kept per thread, so that a plan can be shared; it is the only state outside objects.
  */
 #ifndef DRAFTATTN_ERROR_H
 #define DRAFTATTN_ERROR_H

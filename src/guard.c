@@ -1,6 +1,6 @@
 /*
- * Owns the dense guards: which steps and layers run dense, and why. Guards look at the plan and at what
- * the caller tells about the step; what is unknown guards nothing.
+ * Owns the dense guards: which steps and layers run dense, and why. Guards look at the plan and at
+ * what the caller tells about the step; what is unknown guards nothing.
  */
 #include "error.h"
 #include "plan.h"

@@ -1,15 +1,15 @@
 /*
  * Owns the two block orders. Both permute the video alone; text keeps its places after it.
  *
- * Strips: a frame is cut into horizontal strips of strip_height rows or about as many: as equal as they
- * can be, for a low last strip would make long blocks. A strip is walked column by column, down one
- * column and up the next; the next strip runs back, and the next
- * frame runs the whole path back, so that it starts where the last one ended. Cutting this walk every
- * 128 tokens gives a compact patch everywhere, also across strip and frame edges, for any grid. The walk
- * moves one token at a time, but for one move of a strip's height between strips of even width.
+ * Strips: a frame is cut into horizontal strips of strip_height rows or about as many: as equal as
+ * they can be, for a low last strip would make long blocks. A strip is walked column by column,
+ * down one column and up the next; the next strip runs back, and the next frame runs the whole path
+ * back, so that it starts where the last one ended. Cutting this walk every 128 tokens gives a
+ * compact patch everywhere, also across strip and frame edges, for any grid. The walk moves one
+ * token at a time, but for one move of a strip's height between strips of even width.
  *
- * Patches: 8 x 16 tokens, the draft regions of arXiv 2505.14708, in the order frame, patch row, patch
- * column, row, column.
+ * Patches: 8 x 16 tokens, the draft regions of arXiv 2505.14708, in the order frame, patch row,
+ * patch column, row, column.
  */
 #include "order.h"
 

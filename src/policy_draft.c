@@ -1,7 +1,8 @@
 /*
- * The policy draft: row-fair selection. Every query block is sure of a share of the head's budget, so
- * that a flat row does not starve beside peaked ones; the rest goes where the scores of the whole head
- * are highest. Heads may trade budget with each other at a fixed mean. select.c defines the set.
+ * The policy draft: row-fair selection. Every query block is sure of a share of the head's budget,
+ * so that a flat row does not starve beside peaked ones; the rest goes where the scores of the
+ * whole head are highest. Heads may trade budget with each other at a fixed mean. select.c defines
+ * the set.
  */
 #include "select.h"
 

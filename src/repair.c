@@ -1,6 +1,6 @@
 /*
- * Owns what a run says about its error: the median and the worst of the heads' estimates. The probe rows,
- * the fit and the correction themselves are the backend's (kernels/cpu/repair_cpu.c).
+ * Owns what a run says about its error: the median and the worst of the heads' estimates. The probe
+ * rows, the fit and the correction themselves are the backend's (kernels/cpu/repair_cpu.c).
  */
 #include "repair.h"
 

@@ -4,8 +4,8 @@
 #include <draftattn.h>
 
 /*
- * Sums over the heads of a run: density, median and worst error (NaN where heads have none). Heads that
- * are exact count with error 0.
+ * Sums over the heads of a run: density, median and worst error (NaN where heads have none). Heads
+ * that are exact count with error 0.
  */
 void repair_summarise(const draftattn_head_stats *heads, int64_t count, draftattn_stats *stats);
 

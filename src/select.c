@@ -2,17 +2,18 @@
  * Owns the ranking of block pairs, and the way from a score map to a block list. The chosen set is
  * defined to the last tie, so that every backend can choose the same one:
  *
- *   rank      higher score first, then lower index (row-major within the span that is ranked); 0 and -0
- *             are equal
- *   draft     video pairs of a head: budget B = round((1 - sparsity) * all pairs) - pairs with text,
- *             clipped to [rows, rows * columns]. Each row first takes its best
- *             max(1, floor(row_floor * B / rows)) (at most all); the rest of B goes to the best of what
- *             is left in the whole head
+ *   rank      higher score first, then lower index (row-major within the span that is ranked); 0
+ *             and -0 are equal
+ *   draft     video pairs of a head: budget B = round((1 - sparsity) * all pairs) - pairs with
+ *             text, clipped to [rows, rows * columns]. Each row first takes its best
+ *             max(1, floor(row_floor * B / rows)) (at most all); the rest of B goes to the best of
+ *             what is left in the whole head
  *   spread    with head_spread s > 1, per batch entry: c_h(t) = entries of head h with score >= t,
- *             clipped to [ceil(B / s), floor(B * s)] (and to [rows, rows * columns]). At the largest t
- *             where the sum reaches heads * B, a head gets its clipped count of scores > t; what is
- *             missing goes to the heads in order, each up to its clipped c_h(t)
- *   paper     k = floor(rows * columns * sparsity): all entries >= the k-th smallest; k = 0 keeps all
+ *             clipped to [ceil(B / s), floor(B * s)] (and to [rows, rows * columns]). At the
+ *             largest t where the sum reaches heads * B, a head gets its clipped count of scores >
+ *             t; what is missing goes to the heads in order, each up to its clipped c_h(t)
+ *   paper     k = floor(rows * columns * sparsity): all entries >= the k-th smallest; k = 0 keeps
+ *   all
  *
  * The cut is found by radix: four histograms of 8 bits over the scores' order-preserving bits.
  */

@@ -1,13 +1,13 @@
 /*
- * Which block pairs are kept. Exact, without sorting and without a list of dense size; select.c defines
- * the set that every backend must choose.
+ * Which block pairs are kept. Exact, without sorting and without a list of dense size; select.c
+ * defines the set that every backend must choose.
  */
 #ifndef DRAFTATTN_SELECT_H
 #define DRAFTATTN_SELECT_H
 
 #include "backend.h"
 
-/* Where the ranking is cut: every entry with a key above is in, and the first ties of those at key. */
+/* Where the ranking is cut: all entries with a key above, and the first ties of those at it. */
 struct select_cut {
     uint32_t key;
     int64_t ties;
@@ -24,8 +24,9 @@ struct select_cut select_find_cut(const float *score, const uint8_t *keep, int64
 void select_mark_best(const float *score, uint8_t *keep, int64_t count, int64_t wanted);
 
 /*
- * budget[heads] with the given mean, each within [low, high], by ranking all heads' entries together
- * (count each): the mean is kept exactly. low <= mean <= high <= count. histogram: [heads * 256].
+ * budget[heads] with the given mean, each within [low, high], by ranking all heads' entries
+ * together (count each): the mean is kept exactly. low <= mean <= high <= count. histogram: [heads
+ * * 256].
  */
 void select_share(const float *score, int64_t heads, int64_t count, int64_t mean, int64_t low,
                   int64_t high, int64_t *budget, int64_t *histogram, int32_t threads);
@@ -47,8 +48,8 @@ void policy_draft(const struct problem *problem, const float *score, uint8_t *ke
 void policy_draft_paper(const struct problem *problem, const float *score, uint8_t *keep,
                         int64_t *scratch);
 
-/* Video pairs of a head that the budget leaves after text, >= 1 a row: what policy_draft spends on the
- * mean head. */
+/* Video pairs of a head that the budget leaves after text, >= 1 a row: what policy_draft spends on
+ * the mean head. */
 int64_t policy_draft_budget(const struct problem *problem);
 
 /* The list of the plan's policy. list has room for every pair. */

@@ -1,7 +1,7 @@
 /*
- * Owns the checks of tensors that come from outside. An output whose elements might share a place is
- * refused by a sufficient rule: with the dimensions sorted by stride, each stride must step over all that
- * the smaller ones reach.
+ * Owns the checks of tensors that come from outside. An output whose elements might share a place
+ * is refused by a sufficient rule: with the dimensions sorted by stride, each stride must step over
+ * all that the smaller ones reach.
  */
 #include "tensor_check.h"
 

@@ -3,7 +3,7 @@
 
 #include "backend.h"
 
-/* A tensor that is read: dtype, shape [batch, heads, tokens, last], strides that stay in 63 bits. */
+/* A tensor that is read: dtype, shape [batch, heads, tokens, last], strides within 63 bits. */
 draftattn_status tensor_check_input(const struct problem *problem, const char *name,
                                     const draftattn_tensor *tensor, draftattn_dtype dtype,
                                     int64_t last);

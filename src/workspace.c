@@ -1,6 +1,6 @@
 /*
- * Owns the library's part of the workspace and what can be read from it after a run. A workspace that no
- * finished run of the plan has used is refused.
+ * Owns the library's part of the workspace and what can be read from it after a run. A workspace
+ * that no finished run of the plan has used is refused.
  */
 #include "workspace.h"
 

@@ -1,6 +1,6 @@
 /*
- * What a run leaves in the caller's workspace: a header that tells whose it is, stats, the block list.
- * All of it is host memory here; a backend with memory of its own keeps its part in scratch.
+ * What a run leaves in the caller's workspace: a header that tells whose it is, stats, the block
+ * list. All of it is host memory here; a backend with memory of its own keeps its part in scratch.
  */
 #ifndef DRAFTATTN_WORKSPACE_H
 #define DRAFTATTN_WORKSPACE_H

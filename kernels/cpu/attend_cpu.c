@@ -1,8 +1,8 @@
 /*
  * Owns the distribution of attention over threads: one task per query block (and per tile of probe
- * rows), longest first, each a list of panels for the micro-kernel: the kept key blocks, then the means
- * of the skipped ones. What a task computes depends on nothing but its panels, so results do not depend
- * on the number of threads.
+ * rows), longest first, each a list of panels for the micro-kernel: the kept key blocks, then the
+ * means of the skipped ones. What a task computes depends on nothing but its panels, so results do
+ * not depend on the number of threads.
  */
 #include "cpu_kernel.h"
 #include "rows_cpu.h"

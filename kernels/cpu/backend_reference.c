@@ -1,7 +1,8 @@
 /*
- * Owns the reference backend: the stages of backend.h by way of reference.h, one head at a time, plain
- * loops in double precision. Means live for as long as the sum that needs them, so there is no pool
- * stage; repair, which only the probe rows' outputs enter, is shared with the other backends.
+ * Owns the reference backend: the stages of backend.h by way of reference.h, one head at a time,
+ * plain loops in double precision. Means live for as long as the sum that needs them, so there is
+ * no pool stage; repair, which only the probe rows' outputs enter, is shared with the other
+ * backends.
  */
 #include "reference.h"
 #include "rows_cpu.h"

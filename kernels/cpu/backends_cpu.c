@@ -1,5 +1,5 @@
-/* Owns the tables of the CPU backends: the same stages, each with the micro-kernels of its instruction
- * set. The reference backend is in backend_reference.c. */
+/* Owns the tables of the CPU backends: the same stages, each with the micro-kernels of its
+ * instruction set. The reference backend is in backend_reference.c. */
 #include "cpu_features.h"
 #include "stages_cpu.h"
 

@@ -1,4 +1,5 @@
-/* What a row of the kernel list means to the CPU backends: the micro-kernels of one instruction set. */
+/* What a row of the kernel list means to the CPU backends: the micro-kernels of one instruction
+ * set. */
 #ifndef DRAFTATTN_KERNELS_CPU_CPU_KERNEL_H
 #define DRAFTATTN_KERNELS_CPU_CPU_KERNEL_H
 

@@ -1,7 +1,7 @@
 /*
- * Owns the draft map: per head and query block, softmax over video key blocks of the logits of means,
- * each block weighing as many tokens as it has; and the score made from it. The products run down the
- * transposed panels of means, PANEL_KEYS blocks at a time.
+ * Owns the draft map: per head and query block, softmax over video key blocks of the logits of
+ * means, each block weighing as many tokens as it has; and the score made from it. The products run
+ * down the transposed panels of means, PANEL_KEYS blocks at a time.
  */
 #include "stages_cpu.h"
 

@@ -1,7 +1,7 @@
 /*
- * Owns block means: of q per video query block, of k and v per key block. Means of k and v are written
- * as panels (attend.h), so that draft map and compensation read them as they are. Sums are float32 over
- * at most 128 tokens, divided by the true count.
+ * Owns block means: of q per video query block, of k and v per key block. Means of k and v are
+ * written as panels (attend.h), so that draft map and compensation read them as they are. Sums are
+ * float32 over at most 128 tokens, divided by the true count.
  */
 #include "rows_cpu.h"
 #include "stages_cpu.h"

@@ -1,7 +1,8 @@
 /*
- * Owns repair: choosing the probe rows that the fit looks at, judging the fit, correcting and delivering
- * the rows. A head is corrected only where rows that the fit has not seen gain by it; probe rows of a
- * corrected head are delivered as they were computed, exactly. Rows that saw every key are left alone.
+ * Owns repair: choosing the probe rows that the fit looks at, judging the fit, correcting and
+ * delivering the rows. A head is corrected only where rows that the fit has not seen gain by it;
+ * probe rows of a corrected head are delivered as they were computed, exactly. Rows that saw every
+ * key are left alone.
  */
 #include "cpu_kernel.h"
 #include "rows_cpu.h"

@@ -1,18 +1,19 @@
 /*
- * Owns the arithmetic of repair. Compiled once per instruction set with REPAIR_NAME and VECTOR_FLOATS
- * from the build. It refuses fits whose features do not vary.
+ * Owns the arithmetic of repair. Compiled once per instruction set with REPAIR_NAME and
+ * VECTOR_FLOATS from the build. It refuses fits whose features do not vary.
  *
  * With the n probe rows' features x = [o, beta q] (beta = rms(o) / rms(q)), centred to X, and their
  * residual e = exact - o, centred to E, ridge regression is solved in the dual, n x n:
  *
  *     A = (X X^T + lambda I)^-1,  alpha = A E,  W = X^T alpha,  lambda = ridge * |X|^2 / features
  *
- * A row left out would have been predicted with the error lambda alpha_i / (lambda A_ii - 1/n): that is
- * exact for ridge with an intercept, and it is how the fit is judged, on rows it has not seen. Source:
- * probe-row repair after arXiv 2608.18484; the leave-one-out form is Allen's PRESS statistic.
+ * A row left out would have been predicted with the error lambda alpha_i / (lambda A_ii - 1/n):
+ * that is exact for ridge with an intercept, and it is how the fit is judged, on rows it has not
+ * seen. Source: probe-row repair after arXiv 2608.18484; the leave-one-out form is Allen's PRESS
+ * statistic.
  *
- * Products are float in register tiles; the factorisation and its inverse are double, each an axpy over
- * contiguous rows, which the compiler vectorises without reordering a sum.
+ * Products are float in register tiles; the factorisation and its inverse are double, each an axpy
+ * over contiguous rows, which the compiler vectorises without reordering a sum.
  */
 #include "repair_simd.h"
 
@@ -194,7 +195,8 @@ static float make_features(struct repair_fit *fit, struct buffers *b)
     return beta;
 }
 
-/* alpha = v v^T residual, v = inverse. Rounding v to float costs 1e-7 of it, and the ridge keeps it small. */
+/* alpha = v v^T residual, v = inverse. Rounding v to float costs 1e-7 of it, and the ridge keeps it
+ * small. */
 static void solve(const struct buffers *b, int64_t n, int64_t d)
 {
     struct matrix v = {b->gram, n}, v_transposed = {b->transposed, n};

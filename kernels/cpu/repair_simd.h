@@ -1,6 +1,7 @@
 /*
  * The arithmetic of repair: ridge regression of the probe rows' residual on what a row knows about
- * itself, and its application. Compiled once per instruction set; which one is the backend's choice.
+ * itself, and its application. Compiled once per instruction set; which one is the backend's
+ * choice.
  */
 #ifndef DRAFTATTN_KERNELS_CPU_REPAIR_SIMD_H
 #define DRAFTATTN_KERNELS_CPU_REPAIR_SIMD_H
@@ -24,8 +25,8 @@ struct repair_fit {
     void *scratch;       /* repair_fit_bytes() */
 };
 
-/* False where the features do not vary or rounding has eaten the solution; weight and shift are then
- * undefined, error is always set. */
+/* False where the features do not vary or rounding has eaten the solution; weight and shift are
+ * then undefined, error is always set. */
 typedef bool (*repair_fit_fn)(struct repair_fit *fit);
 
 /* o[row] += shift + [o[row], q[row]] weight, in place; fixed is scratch [rows][head_dim]. */

@@ -1,6 +1,7 @@
 /*
- * Owns the way between the caller's tensors (any strides, three storage types, raster or block order) and
- * rows of floats. Rows without gaps go through loops that vectorise; the others element by element.
+ * Owns the way between the caller's tensors (any strides, three storage types, raster or block
+ * order) and rows of floats. Rows without gaps go through loops that vectorise; the others element
+ * by element.
  */
 #include "rows_cpu.h"
 

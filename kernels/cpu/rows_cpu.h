@@ -1,4 +1,4 @@
-/* Rows of one head of a caller's tensor, read and written as float by their place in block order. */
+/* Rows of one head of a caller's tensor, read and written as float by place in block order. */
 #ifndef DRAFTATTN_KERNELS_CPU_ROWS_CPU_H
 #define DRAFTATTN_KERNELS_CPU_ROWS_CPU_H
 

@@ -1,6 +1,7 @@
 /*
- * Owns the layout of the CPU backends' scratch. Heads are worked on in groups: just as many as keep all
- * threads busy to the end, so that packed copies of q, k and v do not grow with the number of heads.
+ * Owns the layout of the CPU backends' scratch. Heads are worked on in groups: just as many as keep
+ * all threads busy to the end, so that packed copies of q, k and v do not grow with the number of
+ * heads.
  */
 #include "scratch_cpu.h"
 

@@ -1,6 +1,6 @@
 /*
- * Where the CPU stages keep things between and during calls. Everything is float, in block order, and
- * aligned; a panel is PANEL_KEYS keys as attend.h wants them. Key block b owns the panels
+ * Where the CPU stages keep things between and during calls. Everything is float, in block order,
+ * and aligned; a panel is PANEL_KEYS keys as attend.h wants them. Key block b owns the panels
  * [b * block_panels, (b + 1) * block_panels), of which a short block fills only the first.
  */
 #ifndef DRAFTATTN_KERNELS_CPU_SCRATCH_CPU_H

@@ -1,6 +1,6 @@
 /*
- * Owns the CUDA backend's entry in the list of backends: it finds the device, and as this version has no
- * CUDA kernels it says so. It is never chosen automatically, and no stage can be reached.
+ * Owns the CUDA backend's entry in the list of backends: it finds the device, and as this version
+ * has no CUDA kernels it says so. It is never chosen automatically, and no stage can be reached.
  */
 #include "backend.h"
 
@@ -10,7 +10,7 @@ static const char *cuda_why_not(int32_t device)
 {
     int count = 0;
     if (cudaGetDeviceCount(&count) != cudaSuccess) {
-        cudaGetLastError(); /* a failure that is left behind would meet the caller's own next call */
+        cudaGetLastError(); /* else the caller's own next call would meet it */
         return "no CUDA device answers; nvidia-smi tells whether the NVIDIA driver is installed";
     }
     if (device < 0 || device >= count)

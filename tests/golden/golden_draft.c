@@ -1,7 +1,7 @@
 /*
- * The published method: for every case of case.json the block order, the draft map, the masks at three
- * sparsities and the outputs of policy draft-paper must be those of the reference implementation, from
- * q, k, v as float and as stored (half). Masks and order must be identical.
+ * The published method: for every case of case.json the block order, the draft map, the masks at
+ * three sparsities and the outputs of policy draft-paper must be those of the reference
+ * implementation, from q, k, v as float and as stored (half). Masks and order must be identical.
  */
 #include "golden.h"
 

@@ -1,6 +1,6 @@
 /*
- * What the tests of whole calls share: a context, a plan, its buffers and random inputs in one object, so
- * that a test says what it is about and nothing else. Includes cmocka's needs.
+ * What the tests of whole calls share: a context, a plan, its buffers and random inputs in one
+ * object, so that a test says what it is about and nothing else. Includes cmocka's needs.
  */
 #ifndef TESTS_LIBRARY_CASE_H
 #define TESTS_LIBRARY_CASE_H

@@ -1,6 +1,6 @@
 /*
- * Whole calls: what must hold whatever the numbers are. Agreement with the double reference is the kernel
- * check's subject (tests/kernels).
+ * Whole calls: what must hold whatever the numbers are. Agreement with the double reference is the
+ * kernel check's subject (tests/kernels).
  */
 #include "library_case.h"
 

@@ -1,4 +1,5 @@
-/* Contexts: what is asked for is what one gets, or words that say why not; kernels and names as listed. */
+/* Contexts: what is asked for is what one gets, or words that say why not; kernels and names as
+ * listed. */
 #include "library_case.h"
 
 static void clear_environment(void)
@@ -115,7 +116,7 @@ static void test_failures_reach_the_log(void **state)
     assert_int_equal(draftattn_context_create(NULL, NULL), DRAFTATTN_INVALID_ARGUMENT);
 }
 
-/* This version has no CUDA kernels: whatever the machine, it says so instead of running elsewhere. */
+/* This version has no CUDA kernels: on any machine it says so instead of running elsewhere. */
 static void test_cuda_is_refused_in_words(void **state)
 {
     draftattn_context_desc desc = draftattn_context_desc_default();

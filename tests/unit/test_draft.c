@@ -1,4 +1,4 @@
-/* The draft map against the double reference, on every backend: odd grids, text, both key blocks. */
+/* The draft map against the double reference on every backend: odd grids, text, both key blocks. */
 #include "library_case.h"
 #include "reference.h"
 

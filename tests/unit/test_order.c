@@ -1,4 +1,5 @@
-/* Block order: a permutation for any grid, compact blocks, a walk without leaps, the published order. */
+/* Block order: a permutation for any grid, compact blocks, a walk without leaps, the published
+ * order. */
 #include "order.h"
 
 #include <setjmp.h>
@@ -80,8 +81,8 @@ static void test_walk_has_no_leaps(void **state)
     walk_has_no_leaps(4, 5, 7, 3);
 }
 
-/* Mean squared distance of a block's tokens from its centre: the ideal 128-token square has 21.1, the
- * published 8 x 16 patch 26.5; here neither divides, and strips of 8 rows must come close. */
+/* Mean squared distance of a block's tokens from its centre: the ideal 128-token square has 21.1,
+ * the published 8 x 16 patch 26.5; here neither divides, and strips of 8 rows must come close. */
 static void test_blocks_are_compact(void **state)
 {
     int64_t height = 45, width = 80, frames = 5, blocks = frames * height * width / 128;

@@ -1,6 +1,6 @@
 /*
- * Selection against its definition (select.c), worked out by sorting: budgets, row floors, ties, heads
- * that trade, the published percentile.
+ * Selection against its definition (select.c), worked out by sorting: budgets, row floors, ties,
+ * heads that trade, the published percentile.
  */
 #include "select.h"
 
@@ -206,7 +206,7 @@ static void test_heads_share_a_mean(void **state)
     }
 }
 
-/* k = floor(N * sparsity): everything at least the k-th smallest stays, ties too; k = 0 keeps all. */
+/* k = floor(N * sparsity): what is at least the k-th smallest stays, ties too; k = 0 keeps all. */
 static void test_published_percentile(void **state)
 {
     static const float map[] = {0.1f, 0.2f, 0.2f, 0.2f, 0.3f, 0.4f, 0.5f, 0.6f, 0.7f, 0.8f};
