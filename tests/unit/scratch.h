@@ -21,7 +21,7 @@ static inline int scratch_open(struct scratch *scratch)
     *scratch = (struct scratch){0};
     const char *base = getenv("TMPDIR");
     snprintf(scratch->root, sizeof scratch->root, "%.90s/draftattn-test-XXXXXX",
-             base && base[0] ? base : "/tmp");
+             base && base[0] ? base : P_tmpdir);
     return mkdtemp(scratch->root) ? 0 : -1;
 }
 
