@@ -266,9 +266,10 @@ static bool encode_text(struct generation *g, struct error *error)
               umt5_load(&encoder, &model->text, weights, g->ops, g->device, error);
     double loaded = clock_seconds();
     progress = enter(g, PHASE_TEXT);
-    ok = ok && progress_step(&progress, 0, 1, error) && encode_one(g, encoder, &g->prompt, error) &&
+    ok = ok && progress_step(&progress, 0, 2, error) && encode_one(g, encoder, &g->prompt, error) &&
+         progress_step(&progress, 1, 2, error) &&
          (!g->guided || encode_one(g, encoder, &g->negative, error)) &&
-         progress_step(&progress, 1, 1, error);
+         progress_step(&progress, 2, 2, error);
     umt5_free(encoder);
     checkpoint_close(weights);
     g->report->seconds[PHASE_LOAD] += loaded - start;

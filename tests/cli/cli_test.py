@@ -380,7 +380,8 @@ class Models(Case):
 
     def test_nan(self):
         """A NaN is reported with the layer where it first shows."""
-        for tensor in ("attn1.to_v.weight", "attn2.to_k.weight", "ffn.net.2.weight"):
+        for tensor in ("attn1.to_q.weight", "attn1.norm_k.weight", "attn1.to_v.weight",
+                       "attn2.to_k.weight", "ffn.net.2.weight", "scale_shift_table"):
             root = self.model_copy()
             self.replace(root, TRANSFORMER, self.with_nan(TRANSFORMER, "blocks.3." + tensor))
             text = self.refuse(generate("-m", root), 1, "blocks.3")
