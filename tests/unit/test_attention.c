@@ -4,6 +4,8 @@
  */
 #include "library_case.h"
 
+#include <sys/mman.h>
+
 static draftattn_plan_desc small_grid(void)
 {
     draftattn_plan_desc desc = draftattn_plan_desc_default();
@@ -196,6 +198,86 @@ static void test_wrong_arguments_are_refused(void **state)
     library_case_close(&test);
 }
 
+/* Infinities and NaN give what they give, but nothing crashes, hangs or leaves the list malformed. */
+static void test_hostile_numbers_are_survived(void **state)
+{
+    static const float values[] = {NAN, INFINITY, -INFINITY, 3e38f, 1e-45f};
+    draftattn_plan_desc desc = small_grid();
+    struct library_case test;
+    (void)state;
+    desc.score = DRAFTATTN_SCORE_SPREAD;
+    desc.head_spread = 3;
+    desc.probes = 300;
+    desc.repair = 1;
+    library_case_open(&test, &desc, DRAFTATTN_BACKEND_AUTO, 2);
+    float *inputs[3] = {test.q, test.k, test.v};
+    for (int t = 0; t < 3; t++) {
+        for (int i = 0; i < 5; i++) {
+            library_case_fill(&test, 5);
+            for (int64_t j = i; j < test.elements; j += t == 1 ? 1 : 977)
+                inputs[t][j] = values[i];
+            assert_int_equal(library_case_run(&test, NULL, NULL), DRAFTATTN_SUCCESS);
+            assert_int_equal(draftattn_read_block_list(test.plan, test.workspace, &test.list),
+                             DRAFTATTN_SUCCESS);
+            assert_int_equal(draftattn_block_list_check(test.plan, &test.list), DRAFTATTN_SUCCESS);
+        }
+    }
+    library_case_close(&test);
+}
+
+/* The reference takes any head_dim, with all that hangs on it. */
+static void test_reference_takes_any_head_dim(void **state)
+{
+    static const int32_t head_dims[] = {1, 3, 80, 96};
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        struct library_case test;
+        draftattn_plan_desc desc = small_grid();
+        draftattn_stats stats;
+        desc.head_dim = head_dims[i];
+        desc.probes = 40;
+        desc.repair = 1;
+        library_case_open(&test, &desc, DRAFTATTN_BACKEND_REFERENCE, 2);
+        assert_int_equal(library_case_run(&test, NULL, NULL), DRAFTATTN_SUCCESS);
+        assert_int_equal(draftattn_read_stats(test.plan, test.workspace, &stats, NULL),
+                         DRAFTATTN_SUCCESS);
+        assert_true(stats.error_worst > 0 && stats.error_worst < 2);
+        library_case_close(&test);
+    }
+}
+
+/* Rows so far apart that offsets pass 2^31 elements; what is between them is never touched. */
+static void test_offsets_are_64_bit(void **state)
+{
+    draftattn_plan_desc desc = draftattn_plan_desc_default();
+    const int64_t stride = INT64_C(1) << 23;
+    const size_t bytes = (size_t)(300 * stride) * sizeof(float);
+    struct library_case test;
+    (void)state;
+    desc.grid = (draftattn_grid){3, 10, 10, 0};
+    desc.head_dim = 64;
+    desc.dense_steps = 0;
+    float *far = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (far == MAP_FAILED)
+        skip();
+    library_case_open(&test, &desc, DRAFTATTN_BACKEND_AUTO, 2);
+    assert_int_equal(library_case_run(&test, NULL, NULL), DRAFTATTN_SUCCESS);
+    float *near = test.o, *inputs[3] = {test.q, test.k, test.v};
+    draftattn_tensor *tensors[4] = {&test.tq, &test.tk, &test.tv, &test.to};
+    for (int t = 0; t < 4; t++) {
+        tensors[t]->data = far + 64 * t;
+        tensors[t]->stride[2] = stride;
+        for (int64_t i = 0; t < 3 && i < 300; i++)
+            memcpy(far + i * stride + 64 * t, inputs[t] + i * 64, 64 * sizeof(float));
+    }
+    assert_int_equal(library_case_run(&test, NULL, NULL), DRAFTATTN_SUCCESS);
+    for (int64_t i = 0; i < 300; i++)
+        assert_memory_equal(far + i * stride + 192, near + i * 64, 64 * sizeof(float));
+    munmap(far, bytes);
+    library_case_close(&test);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_density_one_is_dense),
@@ -204,6 +286,9 @@ int main(void)
                                        cmocka_unit_test(test_empty_rows_give_zero),
                                        cmocka_unit_test(test_own_list_comes_to_the_same),
                                        cmocka_unit_test(test_budget_is_kept),
-                                       cmocka_unit_test(test_wrong_arguments_are_refused)};
+                                       cmocka_unit_test(test_wrong_arguments_are_refused),
+                                       cmocka_unit_test(test_hostile_numbers_are_survived),
+                                       cmocka_unit_test(test_reference_takes_any_head_dim),
+                                       cmocka_unit_test(test_offsets_are_64_bit)};
     return cmocka_run_group_tests_name("attention", tests, NULL, NULL);
 }
