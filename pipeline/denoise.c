@@ -1,7 +1,7 @@
 /*
- * The denoising loop: per step one forward pass for the prompt, one for the negative prompt if there is
- * guidance, and the scheduler's update. Owns the two velocities and, for image to video, the latents with
- * their condition channels. Refuses to go on after a NaN: says where it appeared.
+ * The denoising loop: per step one forward pass for the prompt, one for the negative prompt if
+ * there is guidance, and the scheduler's update. Owns the two velocities and, for image to video,
+ * the latents with their condition channels. Refuses to go on after a NaN: says where it appeared.
  */
 #include "denoise.h"
 

@@ -1,6 +1,7 @@
 /*
- * One plan of libdraftattn with what a run needs around it: the workspace, the token order, and the books
- * that reports are made of. Refuses nothing by itself; what the library refuses is passed on in its words.
+ * One plan of libdraftattn with what a run needs around it: the workspace, the token order, and the
+ * books that reports are made of. Refuses nothing by itself; what the library refuses is passed on
+ * in its words.
  *
  * Errors of heads are kept one by one (4 bytes a head and sparse call), since a median over a whole
  * generation cannot be had from medians of calls.
@@ -211,7 +212,8 @@ static int compare_floats(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* NaN for none; the array is left as it is. Out of memory also gives NaN: a report is not worth failing. */
+/* NaN for none; the array is left as it is. Out of memory also gives NaN: a report is not worth
+ * failing. */
 static double median(const float *values, size_t count)
 {
     float *sorted = count > 0 ? malloc(count * sizeof *sorted) : NULL;

@@ -1,6 +1,7 @@
 /*
- * The runtime's end of libdraftattn: one plan for the token grid, a workspace, and the sums over calls
- * that the reports are made of. The network hands over tokens in block order; it asks here for the order.
+ * The runtime's end of libdraftattn: one plan for the token grid, a workspace, and the sums over
+ * calls that the reports are made of. The network hands over tokens in block order; it asks here
+ * for the order.
  */
 #ifndef PIPELINE_MODELS_SELF_ATTENTION_H
 #define PIPELINE_MODELS_SELF_ATTENTION_H

@@ -1,10 +1,10 @@
 /*
- * The UMT5 text encoder. Runs the real tokens only: with the padding masked away, as the reference has it,
- * their rows come out the same. Rows of the embedding table are read from the mapped checkpoint, which
- * saves 4 GB with the published model.
+ * The UMT5 text encoder. Runs the real tokens only: with the padding masked away, as the reference
+ * has it, their rows come out the same. Rows of the embedding table are read from the mapped
+ * checkpoint, which saves 4 GB with the published model.
  *
- * Float32 throughout; half precision would overflow, as the reference notes. Attention is not scaled, and
- * every layer has its own table of relative positions.
+ * Float32 throughout; half precision would overflow, as the reference notes. Attention is not
+ * scaled, and every layer has its own table of relative positions.
  */
 #include "umt5.h"
 
@@ -272,8 +272,9 @@ void umt5_free(struct umt5 *umt5)
 
 /* ---- Encoding ---- */
 
-/* Which bucket a key that stands delta positions after its query falls into: half of the buckets for
- * either direction, of these half exact and half logarithmic. Float32 logarithms, as in the reference. */
+/* Which bucket a key that stands delta positions after its query falls into: half of the buckets
+ * for either direction, of these half exact and half logarithmic. Float32 logarithms, as in the
+ * reference. */
 static int64_t bucket(const struct umt5_config *config, int64_t delta)
 {
     int64_t half = config->buckets / 2, exact = half / 2;

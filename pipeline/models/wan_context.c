@@ -1,10 +1,11 @@
 /*
- * A prompt ready for cross-attention. Text and image rows go through their embedders and through the key
- * and value layers of every block once; the denoising loop only reads them.
+ * A prompt ready for cross-attention. Text and image rows go through their embedders and through
+ * the key and value layers of every block once; the denoising loop only reads them.
  *
- * The network attends to the zero rows that pad a prompt to text_len, and they are all equal: after the
- * embedder each is MLP(0), so keys and values are equal too. n equal keys weigh as much as one key whose
- * logit is log(n) higher. A prompt of 13 tokens thus costs 14 keys instead of 512, with the same result.
+ * The network attends to the zero rows that pad a prompt to text_len, and they are all equal: after
+ * the embedder each is MLP(0), so keys and values are equal too. n equal keys weigh as much as one
+ * key whose logit is log(n) higher. A prompt of 13 tokens thus costs 14 keys instead of 512, with
+ * the same result.
  */
 #include "wan_transformer_parts.h"
 
@@ -170,8 +171,9 @@ static bool check_rows(const struct wan_transformer *t, int64_t rows, int64_t pa
 }
 
 /*
- * How many of the first rows of [image, text] the image branch attends to. The reference codes count the
- * text_len last rows as text; with a shorter text that index is negative and wraps around once.
+ * How many of the first rows of [image, text] the image branch attends to. The reference codes
+ * count the text_len last rows as text; with a shorter text that index is negative and wraps around
+ * once.
  */
 static int64_t image_share(const struct wan_transformer_config *config, int64_t image_rows,
                            int64_t pad_to)

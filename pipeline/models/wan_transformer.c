@@ -1,10 +1,11 @@
 /*
  * A forward pass of the Wan transformer.
  *
- * Everything but self-attention treats tokens one by one, so the tokens take the plan's block order when
- * the latents are cut into patches and leave it when the output is put together; self-attention sees
- * whole blocks and copies nothing. The residual stream, modulation, time path and head are float32, as in
- * the original code. Rows of the feed-forward network go through in chunks that fit the buffer of q, k, v.
+ * Everything but self-attention treats tokens one by one, so the tokens take the plan's block order
+ * when the latents are cut into patches and leave it when the output is put together;
+ * self-attention sees whole blocks and copies nothing. The residual stream, modulation, time path
+ * and head are float32, as in the original code. Rows of the feed-forward network go through in
+ * chunks that fit the buffer of q, k, v.
  *
  * Refuses grids that are not the plan's, and NaN: the first layer that shows one is named.
  */
@@ -136,7 +137,7 @@ static bool embed_patches(const struct pass *pass, const float *latents, struct 
 
 /* ---- Rotary embedding ---- */
 
-/* The pairs of a head are split between time, height and width; each axis has its own frequencies. */
+/* A head's pairs are split between time, height and width; each axis has its own frequencies. */
 static void axis_pairs(int64_t head_dim, int64_t pairs[3])
 {
     pairs[1] = pairs[2] = head_dim / 6;
@@ -259,7 +260,7 @@ static bool attend_self(const struct pass *pass, const struct wan_block *block,
     ops->rms_norm(pass->device, k, stride, k, stride, pass->tokens, d, eps, block->norm_k);
     ops->rope(pass->device, q, stride, pass->tokens, heads, head_dim, work->cosine, work->sine);
     ops->rope(pass->device, k, stride, pass->tokens, heads, head_dim, work->cosine, work->sine);
-    /* A softmax may turn a NaN in q or k into a finite output, which would then be wrong in silence. */
+    /* A softmax may turn a NaN in q or k into a finite output: wrong in silence. */
     if (ops->first_not_finite(pass->device, q, pass->tokens * stride) >= 0)
         return error_set(error, "NaN or infinity in query, key or value of self-attention");
     if (!self_attention_run(pass->attention, step, q, k, v, stride, work->y, d, error) ||

@@ -37,8 +37,8 @@ void wan_transformer_free(struct wan_transformer *transformer); /* accepts NULL 
 void wan_transformer_channels(const struct wan_transformer *transformer, int64_t *in, int64_t *out);
 
 /* A prompt ready for cross-attention: text (and image) embedded, keys and values of every layer
- * computed once. text [rows][text_dim], rows <= pad_to; padded with zero rows to pad_to (text_len for
- * Wan; golden cases use their own). image NULL or [image_rows][image_dim]. Host memory. */
+ * computed once. text [rows][text_dim], rows <= pad_to; padded with zero rows to pad_to (text_len
+ * for Wan; golden cases use their own). image NULL or [image_rows][image_dim]. Host memory. */
 struct wan_context;
 bool wan_context_create(struct wan_context **out, struct wan_transformer *transformer,
                         const float *text, int64_t rows, int64_t pad_to, const float *image,
@@ -46,19 +46,19 @@ bool wan_context_create(struct wan_context **out, struct wan_transformer *transf
 void wan_context_free(struct wan_context *context); /* accepts NULL */
 
 /*
- * velocity [out_channels][frames][height][width] = network(latents [in_channels][frames][height][width],
- * timestep); host memory. Grid of attention = (frames, height / 2, width / 2). step tells the guards and
- * reports where this is; its layer is filled in here.
- * Errors: a shape that is not the attention's grid; a NaN or infinity (names the layer where it first
- * shows).
+ * velocity [out_channels][frames][height][width] = network(latents
+ * [in_channels][frames][height][width], timestep); host memory. Grid of attention = (frames, height
+ * / 2, width / 2). step tells the guards and reports where this is; its layer is filled in here.
+ * Errors: a shape that is not the attention's grid; a NaN or infinity (names the layer where it
+ * first shows).
  */
 bool wan_transformer_forward(struct wan_transformer *transformer, const float *latents,
                              int64_t frames, int64_t height, int64_t width, double timestep,
                              const struct wan_context *context, struct self_attention *attention,
                              const draftattn_step *step, float *velocity, struct error *error);
 
-/* For golden tests: the residual stream [tokens][width] in raster order after this block of the next
- * forward is copied to out. NULL = off. */
+/* For golden tests: the residual stream [tokens][width] in raster order after this block of the
+ * next forward is copied to out. NULL = off. */
 void wan_transformer_probe(struct wan_transformer *transformer, int64_t block, float *out);
 
 /* float32 bytes: of the weights, and of a forward's work at this many tokens. */

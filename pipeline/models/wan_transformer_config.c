@@ -1,6 +1,6 @@
 /*
- * The Wan transformer's configuration, in diffusers' and in the original layout, and what follows from it
- * without any weights: bounds and memory.
+ * The Wan transformer's configuration, in diffusers' and in the original layout, and what follows
+ * from it without any weights: bounds and memory.
  *
  * Refuses what this network is not: other classes (VACE, Animate), other norms, head sizes that
  * libdraftattn has no kernel for.

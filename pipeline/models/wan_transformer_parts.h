@@ -1,6 +1,7 @@
 /*
- * What the files of the Wan transformer share: wan_transformer_config.c (configuration), wan_weights.c
- * (loading), wan_context.c (prompts) and wan_transformer.c (a forward pass). Nobody else includes this.
+ * What the files of the Wan transformer share: wan_transformer_config.c (configuration),
+ * wan_weights.c (loading), wan_context.c (prompts) and wan_transformer.c (a forward pass). Nobody
+ * else includes this.
  */
 #ifndef PIPELINE_MODELS_WAN_TRANSFORMER_PARTS_H
 #define PIPELINE_MODELS_WAN_TRANSFORMER_PARTS_H
@@ -63,8 +64,8 @@ struct wan_transformer {
     float *probe_out;
 };
 
-/* A prompt: keys and values of every block. The zero rows that pad a prompt are all equal, and so are
- * their keys and values: one row stands for them, with log(how many) added to its logit. */
+/* A prompt: keys and values of every block. The zero rows that pad a prompt are all equal, and so
+ * are their keys and values: one row stands for them, with log(how many) added to its logit. */
 struct wan_context {
     const struct ops *ops;
     struct device *device;
@@ -86,8 +87,8 @@ static inline int64_t wan_patch_volume(const struct wan_transformer_config *conf
     return config->patch[0] * config->patch[1] * config->patch[2];
 }
 
-/* Every field within its bounds: all products of two of them and a token count fit 64 bits. where is the
- * file for messages. */
+/* Every field within its bounds: all products of two of them and a token count fit 64 bits. where
+ * is the file for messages. */
 bool wan_transformer_config_check(const struct wan_transformer_config *config, const char *where,
                                   struct error *error);
 

@@ -1,9 +1,10 @@
 /*
- * Loads the Wan transformer: every tensor is named once, in the tables below, by its diffusers name.
+ * Loads the Wan transformer: every tensor is named once, in the tables below, by its diffusers
+ * name.
  *
- * Linear layers that read the same input are stacked into one (query, key, value; key, value), which
- * makes fewer and larger products. Refuses checkpoints that have more blocks, or an image branch, than the
- * configuration says, since those would run and give a wrong video.
+ * Linear layers that read the same input are stacked into one (query, key, value; key, value),
+ * which makes fewer and larger products. Refuses checkpoints that have more blocks, or an image
+ * branch, than the configuration says, since those would run and give a wrong video.
  */
 #include "wan_transformer_parts.h"
 

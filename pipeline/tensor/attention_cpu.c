@@ -1,10 +1,11 @@
 /*
  * Dense attention with any head size, any number of queries and keys, and additive biases.
  *
- * Keys and values of all heads are packed once into panels 16 wide, so that both products, scores = q k^T
- * and out = p v, are the same inner loop: ROWS rows of the left matrix times one panel. A task is one
- * head and BLOCK queries; it walks the keys KEYS at a time with an online softmax (arXiv 2205.14135), so
- * the score matrix never exists as a whole. Tasks are independent of each other and of the threads.
+ * Keys and values of all heads are packed once into panels 16 wide, so that both products, scores =
+ * q k^T and out = p v, are the same inner loop: ROWS rows of the left matrix times one panel. A
+ * task is one head and BLOCK queries; it walks the keys KEYS at a time with an online softmax
+ * (arXiv 2205.14135), so the score matrix never exists as a whole. Tasks are independent of each
+ * other and of the threads.
  *
  * NaN and infinities of q, k and v come out as NaN: nothing here may hide a broken layer.
  */
@@ -132,8 +133,8 @@ INLINE float bias_row(float *s, int64_t count, const float *band, const float *k
     return top;
 }
 
-/* s = e^(s - top) over count scores; returns their sum, NaN where a score is not finite (the comparison in
- * the maximum and exp_fast() would both swallow it). */
+/* s = e^(s - top) over count scores; returns their sum, NaN where a score is not finite (the
+ * comparison in the maximum and exp_fast() would both swallow it). */
 INLINE float exponentiate_row(float *s, int64_t count, float top)
 {
     float sum = 0.0f, broken = 0.0f;

@@ -1,4 +1,4 @@
-/* Dense attention on the CPU for what libdraftattn is not made for: cross-attention, T5, the VAE. */
+/* Dense attention for what libdraftattn is not made for: cross-attention, T5, the VAE. */
 #ifndef PIPELINE_TENSOR_ATTENTION_CPU_H
 #define PIPELINE_TENSOR_ATTENTION_CPU_H
 

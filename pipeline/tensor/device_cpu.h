@@ -1,6 +1,6 @@
 /*
- * The CPU's struct device, shared by the files that fill ops_cpu. One caller at a time: operations of
- * one device must not run concurrently (they share the scratch memory).
+ * The CPU's struct device, shared by the files that fill ops_cpu. One caller at a time: operations
+ * of one device must not run concurrently (they share the scratch memory).
  */
 #ifndef PIPELINE_TENSOR_DEVICE_CPU_H
 #define PIPELINE_TENSOR_DEVICE_CPU_H

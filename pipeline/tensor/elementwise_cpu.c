@@ -1,10 +1,10 @@
 /*
  * Norms, rotary embedding, activations and sums on the CPU.
  *
- * Each operation is a short loop over one row or one chunk, compiled per SIMD level (simd_clones.h),
- * under an OpenMP loop over rows or chunks. Rows and chunks do not depend on the number of threads, so
- * neither do results. All of these are bound by memory: what helps is to touch data once, hence
- * layer_norm with its modulation fused in.
+ * Each operation is a short loop over one row or one chunk, compiled per SIMD level
+ * (simd_clones.h), under an OpenMP loop over rows or chunks. Rows and chunks do not depend on the
+ * number of threads, so neither do results. All of these are bound by memory: what helps is to
+ * touch data once, hence layer_norm with its modulation fused in.
  */
 #include "elementwise_cpu.h"
 
@@ -27,8 +27,8 @@ SIMD_CLONES static void layer_norm_row(const float *x, float *y, int64_t feature
                                        const float *weight, const float *bias, const float *scale,
                                        const float *shift)
 {
-    /* The mean of what is left after the first mean corrects its rounding, which counts where the mean
-     * is far from zero. */
+    /* The mean of what is left after the first mean corrects its rounding, which counts where the
+     * mean is far from zero. */
     float sum = 0.0f, drift = 0.0f, squares = 0.0f;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < features; i++)

@@ -4,8 +4,9 @@
 
 #include <stdint.h>
 
-/* e^x for x in [-87, 88]; x outside counts as the nearest end, so that infinities never arise here. NaN
- * gives an arbitrary finite number: callers whose NaN must survive multiply by x or test before. */
+/* e^x for x in [-87, 88]; x outside counts as the nearest end, so that infinities never arise here.
+ * NaN gives an arbitrary finite number: callers whose NaN must survive multiply by x or test
+ * before. */
 static inline __attribute__((always_inline)) float exp_fast(float x)
 {
     x = x > -87.0f ? x : -87.0f;

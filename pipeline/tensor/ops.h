@@ -1,11 +1,11 @@
 /*
- * Every operation the networks are made of, as one table per device: ops_cpu.c fills it here, a CUDA
- * table takes the same place later. Networks know this table and nothing below it.
+ * Every operation the networks are made of, as one table per device: ops_cpu.c fills it here, a
+ * CUDA table takes the same place later. Networks know this table and nothing below it.
  *
  * Data are float32, contiguous, features (channels) last: tokens are [rows][features], video is
- * [frames][height][width][channels]. Pointers are in the device's memory, from ops->alloc(). Products of sizes
- * are the caller's to check (checked.h). Calls are synchronous on the CPU. Results do not depend on the
- * number of threads.
+ * [frames][height][width][channels]. Pointers are in the device's memory, from ops->alloc().
+ * Products of sizes are the caller's to check (checked.h). Calls are synchronous on the CPU.
+ * Results do not depend on the number of threads.
  */
 #ifndef PIPELINE_TENSOR_OPS_H
 #define PIPELINE_TENSOR_OPS_H
@@ -42,8 +42,8 @@ struct ops_attention {
     const float *bias; /* NULL, or [heads][q_rows + k_rows - 1]: bias of key j for query i at index
                           j - i + q_rows - 1 (a Toeplitz band: T5's relative positions) */
     bool accumulate;   /* o += instead of o = */
-    /* NULL, or [k_rows], finite: added to the logits of every query. log(n) makes one key stand for n
-     * equal ones. */
+    /* NULL, or [k_rows], finite: added to the logits of every query. log(n) makes one key stand for
+     * n equal ones. */
     const float *key_bias;
 };
 
@@ -73,8 +73,8 @@ struct ops {
     bool (*conv_create)(struct device *device, struct conv **out, const struct conv_desc *desc,
                         const float *weight, const float *bias, struct error *error);
     void (*conv_destroy)(struct device *device, struct conv *conv);
-    /* x [frames][height][width][in] -> y [(frames - kt) / stride_t + 1][..][..][out]; where add is not
-     * NULL (the shape of y), y = conv(x) + add; add may be y itself, which saves a copy. */
+    /* x [frames][height][width][in] -> y [(frames - kt) / stride_t + 1][..][..][out]; where add is
+     * not NULL (the shape of y), y = conv(x) + add; add may be y itself, which saves a copy. */
     bool (*conv)(struct device *device, const struct conv *conv, const float *x, int64_t frames,
                  int64_t height, int64_t width, const float *add, float *y, struct error *error);
 
@@ -87,12 +87,12 @@ struct ops {
     void (*rms_norm)(struct device *device, const float *x, int64_t x_stride, float *y,
                      int64_t y_stride, int64_t rows, int64_t features, float eps,
                      const float *weight);
-    /* In place on [rows][heads * head_dim]: pairs (2i, 2i + 1) of every head turn by the angle whose
-     * cosine and sine are [rows][head_dim / 2]. */
+    /* In place on [rows][heads * head_dim]: pairs (2i, 2i + 1) of every head turn by the angle
+     * whose cosine and sine are [rows][head_dim / 2]. */
     void (*rope)(struct device *device, float *x, int64_t x_stride, int64_t rows, int32_t heads,
                  int32_t head_dim, const float *cosine, const float *sine);
-    /* Wan VAE norm: y = x / max(|x|, 1e-12) * sqrt(channels) * gamma per position, then SiLU if asked.
-     * y may be x. */
+    /* Wan VAE norm: y = x / max(|x|, 1e-12) * sqrt(channels) * gamma per position, then SiLU if
+     * asked. y may be x. */
     void (*channel_norm)(struct device *device, const float *x, float *y, int64_t positions,
                          int64_t channels, const float *gamma, bool silu);
 

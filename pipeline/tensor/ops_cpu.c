@@ -1,6 +1,6 @@
 /*
- * The CPU's row of the table of operations: makes the device, owns its scratch memory, and says which
- * file does what. Matrices and convolutions are oneDNN's (onednn_cpu.c); the rest is ours.
+ * The CPU's row of the table of operations: makes the device, owns its scratch memory, and says
+ * which file does what. Matrices and convolutions are oneDNN's (onednn_cpu.c); the rest is ours.
  */
 #include "attention_cpu.h"
 #include "device_cpu.h"

@@ -1,10 +1,10 @@
 /*
- * SIMD_CLONES compiles a function once per x86-64 level and picks one when the program starts. It goes on
- * functions that work on one row or chunk; the OpenMP loop around them stays outside, since outlined
- * parallel bodies do not inherit it.
+ * SIMD_CLONES compiles a function once per x86-64 level and picks one when the program starts. It
+ * goes on functions that work on one row or chunk; the OpenMP loop around them stays outside, since
+ * outlined parallel bodies do not inherit it.
  *
- * Elsewhere (other processors, other compilers, sanitizers, whose runtimes are not up when the choice is
- * made) it is nothing and the code is the same.
+ * Elsewhere (other processors, other compilers, sanitizers, whose runtimes are not up when the
+ * choice is made) it is nothing and the code is the same.
  */
 #ifndef PIPELINE_TENSOR_SIMD_CLONES_H
 #define PIPELINE_TENSOR_SIMD_CLONES_H

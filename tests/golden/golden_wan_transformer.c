@@ -1,7 +1,7 @@
 /*
- * One forward pass of the Wan transformer, text and image to video, against diffusers in float32; dense
- * attention. Where the case has it, the residual stream after the first block is compared too, so that a
- * failure says which half is wrong.
+ * One forward pass of the Wan transformer, text and image to video, against diffusers in float32;
+ * dense attention. Where the case has it, the residual stream after the first block is compared
+ * too, so that a failure says which half is wrong.
  */
 #include "golden.h"
 

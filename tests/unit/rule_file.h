@@ -1,6 +1,7 @@
 /*
- * A safetensors file whose tensors are made by the rule of the golden tests from their names and shapes,
- * so that a whole random network needs no stored weights. Included by one test program each.
+ * A safetensors file whose tensors are made by the rule of the golden tests from their names and
+ * shapes, so that a whole random network needs no stored weights. Included by one test program
+ * each.
  */
 #ifndef TESTS_RULE_FILE_H
 #define TESTS_RULE_FILE_H
@@ -25,7 +26,8 @@ static inline void rule_file_begin(struct rule_file *file)
              (long)getpid());
 }
 
-/* Adds format (with number in it) of the given shape, ended by 0. Returns the values, to be changed. */
+/* Adds format (with number in it) of the given shape, ended by 0. Returns the values, to be
+ * changed. */
 static inline float *rule_file_add(struct rule_file *file, const int64_t *shape, const char *format,
                                    long long number)
 {

@@ -1,6 +1,6 @@
 /*
- * The denoising loop around a small rule-made transformer: guidance and the Euler step against their
- * formulas, progress, interruption, and where it says a broken number came from.
+ * The denoising loop around a small rule-made transformer: guidance and the Euler step against
+ * their formulas, progress, interruption, and where it says a broken number came from.
  */
 #include "wan_rule.h"
 

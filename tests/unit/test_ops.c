@@ -1,6 +1,6 @@
 /*
- * The CPU's operations against their definitions in double precision, with odd sizes, strides, every
- * option, and the values that must not be swallowed: NaN and infinity.
+ * The CPU's operations against their definitions in double precision, with odd sizes, strides,
+ * every option, and the values that must not be swallowed: NaN and infinity.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,6 @@
 /*
- * The runtime's end of libdraftattn: sums over calls against the library's own statistics of each call,
- * views at a stride, guards, and what it passes on in words.
+ * The runtime's end of libdraftattn: sums over calls against the library's own statistics of each
+ * call, views at a stride, guards, and what it passes on in words.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,6 @@
 /*
- * UMT5 with weights made by the rule, against the numbers published with it; and what the encoder refuses.
- * The stored names are the original ones, so the renaming is tested on the way.
+ * UMT5 with weights made by the rule, against the numbers published with it; and what the encoder
+ * refuses. The stored names are the original ones, so the renaming is tested on the way.
  */
 #include "rule_file.h"
 

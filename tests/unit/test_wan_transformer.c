@@ -1,6 +1,7 @@
 /*
- * The Wan transformer with weights made by the rule, against the numbers published with it, for text and
- * image to video; what must not matter (token order, padding, calls before); and what is refused.
+ * The Wan transformer with weights made by the rule, against the numbers published with it, for
+ * text and image to video; what must not matter (token order, padding, calls before); and what is
+ * refused.
  */
 #include "wan_rule.h"
 
@@ -116,8 +117,8 @@ static void image_to_video_gives_the_published_numbers(void **state)
     free(latents), free(text), free(image);
 }
 
-/* First and last frame: a position embedding is added to the image rows, which the network without one
- * can be given as a sum. */
+/* First and last frame: a position embedding is added to the image rows, which the network without
+ * one can be given as a sum. */
 static void position_embedding_is_added_to_image_rows(void **state)
 {
     (void)state;

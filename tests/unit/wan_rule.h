@@ -1,6 +1,6 @@
 /*
- * A small Wan transformer with weights made by the rule, under the original layout's names. Included by
- * one test program each.
+ * A small Wan transformer with weights made by the rule, under the original layout's names.
+ * Included by one test program each.
  */
 #ifndef TESTS_WAN_RULE_H
 #define TESTS_WAN_RULE_H
