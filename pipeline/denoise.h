@@ -16,7 +16,8 @@ struct denoise {
     double guidance;                    /* v = v_negative + guidance * (v_prompt - v_negative) */
     struct scheduler *scheduler;
     struct self_attention *attention;
-    const float *condition; /* NULL, or [in - out channels][frames][height][width] of I2V, appended to
+    const float
+        *condition; /* NULL, or [in - out channels][frames][height][width] of I2V, appended to
                                the latents as channels */
     int64_t frames, height, width; /* of the latents */
 };

@@ -18,7 +18,7 @@ struct wan_transformer_config {
     int64_t in_channels, out_channels;
     int64_t text_dim, freq_dim, text_len; /* text_len 512: rows are zero-padded to it */
     int64_t patch[3];
-    int64_t image_dim;       /* 0 = no image branch */
+    int64_t image_dim;         /* 0 = no image branch */
     int64_t pos_embed_seq_len; /* 0 = none (FLF2V: 514) */
     int64_t rope_max;
     double eps;
