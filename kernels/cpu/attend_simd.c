@@ -11,11 +11,13 @@
  *
  * It refuses nothing: shapes are compiled in, and tile->rows is trusted.
  *
- * Ladder, GFLOP/s of one 128-row tile against 36 panels, head_dim 128, AMD EPYC (Zen 5), 1 thread;
- * a bare loop of multiply-adds reaches 252 with 512-bit and 127 with 256-bit registers here.
- *   1  6 x 4 accumulators (AVX-512), 6 x 2 (others)       202-215   avx2 105-114   portable 35-40
- *   2  4 x 4 and 3 x 4, which 128 rows divide by (nearly)  204-216   avx2 113-114   portable 41
- *   failed: 12 x 2 (AVX-512) 183-186; 2 x 4 and 4 x 1 (AVX2) 88-91 and 59-68
+ * Ladder, best GFLOP/s of one 128-row tile against 36 panels, head_dim 128, AMD EPYC (Zen 5), 1
+ * thread. A bare loop of multiply-adds reaches 252 with 512-bit, 127 with 256-bit registers here.
+ *   1  6 x 4 accumulators (AVX-512), 6 x 2 (others)          215   avx2 114   portable 40
+ *   2  4 x 4 and 3 x 4, which waste fewer of 128 rows        216   avx2 115   portable 41
+ *   3  sums of a panel start at zero: errors no longer grow  215   avx2 112   portable 38
+ *      with the list (2560 equal keys: 2.5e-5 -> 1e-6)
+ *   failed: 12 x 2 (AVX-512) 186; 2 x 4 and 4 x 1 (AVX2) 91 and 68
  */
 #include "attend.h"
 

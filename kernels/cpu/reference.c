@@ -342,9 +342,9 @@ bool reference_score_map(const struct reference_problem *problem, int64_t video_
 {
     const int64_t *shape = problem->q->shape;
     const int64_t head_dim = shape[3];
-    double *mean_q = malloc((size_t)(video_query_blocks * head_dim) * sizeof(double));
-    double *mean_k = malloc((size_t)(video_key_blocks * head_dim) * sizeof(double));
-    double *variance = malloc((size_t)(video_key_blocks * head_dim) * sizeof(double));
+    double *mean_q = calloc((size_t)(video_query_blocks * head_dim), sizeof(double));
+    double *mean_k = calloc((size_t)(video_key_blocks * head_dim), sizeof(double));
+    double *variance = calloc((size_t)(video_key_blocks * head_dim), sizeof(double));
     const bool ok = mean_q && mean_k && variance;
 
     for (int64_t i = 0; ok && i < shape[0] * shape[1]; i++) {

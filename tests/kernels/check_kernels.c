@@ -68,7 +68,7 @@ static bool kernel_exists(const char *name)
 
 int main(int count, char **words)
 {
-    struct check_options options = {.seed = 1, .problems = 240};
+    struct check_options options = {.seed = 1, .problems = 120};
     bool bench = false;
 
     if (!parse(count, words, &options, &bench)) {
