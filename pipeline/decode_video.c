@@ -1,6 +1,6 @@
 /*
- * Latents to a video file. Frames go from the decoder to the encoder as they come; nothing but the frame
- * under way is held here. The output is checked before the weights are read.
+ * Latents to a video file. Frames go from the decoder to the encoder as they come; nothing but the
+ * frame under way is held here. The output is checked before the weights are read.
  */
 #include "decode_video.h"
 

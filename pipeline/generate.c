@@ -8,8 +8,9 @@
  *                                         v
  *                  latents - VAE decoder - frames - FFmpeg - out.mp4
  *
- * Everything that can fail without weights is tried before the first weight is read. Each network is freed
- * before the next one is loaded, so that the largest of them decides the memory, not their sum.
+ * Everything that can fail without weights is tried before the first weight is read. Each network
+ * is freed before the next one is loaded, so that the largest of them decides the memory, not their
+ * sum.
  */
 #include "generate.h"
 
@@ -78,7 +79,7 @@ static struct progress enter(struct generation *g, enum generate_phase phase)
     return (struct progress){step, g};
 }
 
-/* ---- before the work ------------------------------------------------------------------------------ */
+/* ---- before the work ------------------------------------------------------------------------- */
 
 static bool open_devices(struct generation *g, struct error *error)
 {
@@ -200,7 +201,7 @@ static bool prepare(struct generation *g, struct error *error)
            check_weights(g, error) && announce(g, error);
 }
 
-/* ---- prompt --------------------------------------------------------------------------------------- */
+/* ---- prompt ---------------------------------------------------------------------------------- */
 
 static bool tokenize_one(struct generation *g, const struct tokenizer *tokenizer, const char *flag,
                          const char *text, struct prompt *out, struct error *error)
@@ -277,7 +278,7 @@ static bool encode_text(struct generation *g, struct error *error)
     return ok;
 }
 
-/* ---- noise and denoising -------------------------------------------------------------------------- */
+/* ---- noise and denoising --------------------------------------------------------------------- */
 
 static bool draw_noise(struct generation *g, struct error *error)
 {
@@ -381,7 +382,7 @@ static bool denoise(struct generation *g, struct error *error)
     return ok;
 }
 
-/* ---- latents and video ---------------------------------------------------------------------------- */
+/* ---- latents and video ----------------------------------------------------------------------- */
 
 static bool save_latents(struct generation *g, const char *path, struct error *error)
 {

@@ -35,8 +35,8 @@ const char *generate_phase_name(enum generate_phase phase);
 struct generate_events {
     /* done of total in this phase; false stops the work. */
     bool (*step)(void *user, enum generate_phase phase, int64_t done, int64_t total);
-    /* Something the user should know: a size that was rounded, the memory plan. Lines without a last
-     * newline. */
+    /* Something the user should know: a size that was rounded, the memory plan. Lines without a
+     * last newline. */
     void (*note)(void *user, const char *text);
     void *user;
 };
@@ -60,8 +60,8 @@ struct generate_settings {
 
 struct generate_settings generate_settings_default(void);
 
-/* Fills in what is left to the model, rounds sizes to what it takes (with a note), checks every value.
- * Strings of settings may point into the model afterwards. */
+/* Fills in what is left to the model, rounds sizes to what it takes (with a note), checks every
+ * value. Strings of settings may point into the model afterwards. */
 bool generate_settings_resolve(struct generate_settings *settings, const struct model *model,
                                const struct generate_events *events, struct error *error);
 
@@ -81,8 +81,8 @@ struct generate_report {
     int64_t tokens;      /* of a forward pass */
 };
 
-/* settings resolved. On failure there is no output file; after a failed decode the latents are kept and the
- * message says where. */
+/* settings resolved. On failure there is no output file; after a failed decode the latents are kept
+ * and the message says where. */
 bool generate_run(const struct model *model, const struct generate_settings *settings,
                   const struct generate_events *events, struct generate_report *report,
                   struct error *error);

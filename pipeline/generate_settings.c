@@ -1,6 +1,6 @@
 /*
- * Settings of a generation: defaults of the model, sizes rounded to what it takes, every value checked.
- * What is refused here is a mistake of use and is said before any work.
+ * Settings of a generation: defaults of the model, sizes rounded to what it takes, every value
+ * checked. What is refused here is a mistake of use and is said before any work.
  */
 #include "generate.h"
 

@@ -1,4 +1,5 @@
-/* Latents to and from safetensors; refuses shapes that a model of so many channels cannot have made. */
+/* Latents to and from safetensors; refuses shapes that a model of so many channels cannot have
+ * made. */
 #include "latents_file.h"
 
 #include "io/checkpoint.h"

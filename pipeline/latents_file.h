@@ -12,8 +12,8 @@
 bool latents_write(const char *path, const float *latents, const int64_t shape[4],
                    const char *const *metadata, struct error *error);
 
-/* Reads "latents" or "noise" of any size, with a leading 1 allowed. channels is what the model has. *out is
- * malloc'd, shape filled in. */
+/* Reads "latents" or "noise" of any size, with a leading 1 allowed. channels is what the model has.
+ * *out is malloc'd, shape filled in. */
 bool latents_read(const char *path, int64_t channels, float **out, int64_t shape[4],
                   struct error *error);
 

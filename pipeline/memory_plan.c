@@ -1,7 +1,7 @@
 /*
- * The memory plan: sums of what the networks say they need. Mapped weight files are not counted, because
- * the system can drop their pages. Where the VAE does not fit at once the plan takes the largest tiles
- * that do; attention workspaces are asked from the library itself.
+ * The memory plan: sums of what the networks say they need. Mapped weight files are not counted,
+ * because the system can drop their pages. Where the VAE does not fit at once the plan takes the
+ * largest tiles that do; attention workspaces are asked from the library itself.
  */
 #include "memory_plan.h"
 

@@ -1,6 +1,6 @@
 /*
- * What a generation will hold in memory at its highest points, by part, before anything is loaded. The
- * text encoder, the transformer and the VAE are never in memory together.
+ * What a generation will hold in memory at its highest points, by part, before anything is loaded.
+ * The text encoder, the transformer and the VAE are never in memory together.
  */
 #ifndef PIPELINE_MEMORY_PLAN_H
 #define PIPELINE_MEMORY_PLAN_H
@@ -41,7 +41,8 @@ struct memory_plan {
 /* The attention problem of a size. */
 draftattn_plan_desc memory_plan_attention(const struct memory_query *query);
 
-/* Fails where the attention does not take the size (a mistake of use), not where memory is short. */
+/* Fails where the attention does not take the size (a mistake of use), not where memory is short.
+ * */
 bool memory_plan_make(struct memory_plan *out, const struct memory_query *query,
                       struct error *error);
 

@@ -2,7 +2,8 @@
  * Opens a model folder and its configurations.
  *
  * Refuses what this program cannot run, in words and before any weight is read: image-to-video
- * checkpoints (their image encoder is not here), text widths and channel counts that do not fit together.
+ * checkpoints (their image encoder is not here), text widths and channel counts that do not fit
+ * together.
  */
 #include "model.h"
 

@@ -1,4 +1,5 @@
-/* A model on disk, opened far enough to plan with: where its parts are, their shapes, its defaults. */
+/* A model on disk, opened far enough to plan with: where its parts are, their shapes, its defaults.
+ * */
 #ifndef PIPELINE_MODEL_H
 #define PIPELINE_MODEL_H
 
@@ -9,8 +10,8 @@
 
 #define MODEL_DEFAULTS_FILE "generation_defaults.json"
 
-/* What to generate with where the user does not say: from generation_defaults.json in the model's folder,
- * else what Wan2.1 was published with. */
+/* What to generate with where the user does not say: from generation_defaults.json in the model's
+ * folder, else what Wan2.1 was published with. */
 struct model_defaults {
     int64_t width, height, frames, steps;
     double guidance, fps;

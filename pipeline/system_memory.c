@@ -1,6 +1,6 @@
 /*
- * Memory limits of Linux: /proc/meminfo, control groups version 2 and 1, RLIMIT_AS. A file that is not
- * there limits nothing.
+ * Memory limits of Linux: /proc/meminfo, control groups version 2 and 1, RLIMIT_AS. A file that is
+ * not there limits nothing.
  */
 #include "system_memory.h"
 
@@ -17,8 +17,8 @@ static int64_t lesser(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* The number of a one-line file, or after "key " at the beginning of a line; -1 where there is none, as
- * for "max". */
+/* The number of a one-line file, or after "key " at the beginning of a line; -1 where there is
+ * none, as for "max". */
 static int64_t read_number(const char *path, const char *key)
 {
     FILE *file = fopen(path, "r");

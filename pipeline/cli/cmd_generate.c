@@ -1,6 +1,6 @@
 /*
- * draftattn generate: a video from a prompt. Owns its options and how they become settings; the work is
- * in generate.c, the closing report in generate_summary.c.
+ * draftattn generate: a video from a prompt. Owns its options and how they become settings; the
+ * work is in generate.c, the closing report in generate_summary.c.
  */
 #include "command.h"
 #include "console.h"

@@ -1,5 +1,5 @@
-/* The subcommands. Each parses its own options, works, and reports through error; main.c makes exit codes
- * of it. argv begins after the command's name. */
+/* The subcommands. Each parses its own options, works, and reports through error; main.c makes exit
+ * codes of it. argv begins after the command's name. */
 #ifndef PIPELINE_CLI_COMMAND_H
 #define PIPELINE_CLI_COMMAND_H
 

@@ -1,4 +1,5 @@
-/* Progress for people. Bars are redrawn ten times a second at most, lines come every five seconds. */
+/* Progress for people. Bars are redrawn ten times a second at most, lines come every five seconds.
+ * */
 #include "console.h"
 
 #include "../clock.h"

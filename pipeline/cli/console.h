@@ -1,4 +1,5 @@
-/* Progress and notes on standard error: a bar on a terminal, lines otherwise, nothing when quiet. */
+/* Progress and notes on standard error: a bar on a terminal, lines otherwise, nothing when quiet.
+ * */
 #ifndef PIPELINE_CLI_CONSOLE_H
 #define PIPELINE_CLI_CONSOLE_H
 

@@ -1,5 +1,5 @@
-/* The figures of a generation, in words and as JSON. Shares and errors that were not measured are said to
- * be so, and are null in JSON. */
+/* The figures of a generation, in words and as JSON. Shares and errors that were not measured are
+ * said to be so, and are null in JSON. */
 #include "generate_summary.h"
 
 #include <cjson/cJSON.h>

@@ -1,9 +1,9 @@
 /*
  * The option table: parsing and the help page. Number syntax lives in parse_values.c.
  *
- * Values may follow as the next argument or after '='. A next argument that is itself an option of the
- * command is refused as a value, because "--prompt --steps 5" is a slip and not a prompt; --prompt=--steps
- * says it on purpose.
+ * Values may follow as the next argument or after '='. A next argument that is itself an option of
+ * the command is refused as a value, because "--prompt --steps 5" is a slip and not a prompt;
+ * --prompt=--steps says it on purpose.
  */
 #include "options.h"
 

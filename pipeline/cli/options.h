@@ -84,8 +84,9 @@ struct command_spec {
     const struct option_spec *options;
 };
 
-/* Fills arguments (zeroed by the caller) from argv[0 .. argc). *help is set where --help or -h stands,
- * and the rest is not looked at. Numbers are parsed strictly; an unknown option names the nearest. */
+/* Fills arguments (zeroed by the caller) from argv[0 .. argc). *help is set where --help or -h
+ * stands, and the rest is not looked at. Numbers are parsed strictly; an unknown option names the
+ * nearest. */
 bool options_parse(const struct command_spec *command, int argc, char *const *argv, void *arguments,
                    bool *help, struct error *error);
 

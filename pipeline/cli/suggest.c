@@ -1,4 +1,5 @@
-/* Nearest word by optimal string alignment distance: a swap of neighbours counts once, like a typo. */
+/* Nearest word by optimal string alignment distance: a swap of neighbours counts once, like a typo.
+ * */
 #include "suggest.h"
 
 #include <string.h>

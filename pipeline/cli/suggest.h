@@ -4,8 +4,8 @@
 
 #include <stddef.h>
 
-/* The choice closest to word by edit distance, or NULL where none is close (about a third of its letters
- * wrong at most). next(user, i) gives choice i, NULL after the last. */
+/* The choice closest to word by edit distance, or NULL where none is close (about a third of its
+ * letters wrong at most). next(user, i) gives choice i, NULL after the last. */
 const char *suggest_nearest(const char *word, const char *(*next)(const void *user, size_t index),
                             const void *user);
 

@@ -1,8 +1,8 @@
 /*
- * Median cut (Heckbert 1982) over a histogram of 5 bits a channel: the box with the largest spread times
- * weight is split at its median until there are 256; a colour is the mean of its box. Indices are looked
- * up per histogram cell. The dither is an 8 x 8 ordered one: it stands still from frame to frame, where
- * error diffusion would crawl and defeat the compression.
+ * Median cut (Heckbert 1982) over a histogram of 5 bits a channel: the box with the largest spread
+ * times weight is split at its median until there are 256; a colour is the mean of its box. Indices
+ * are looked up per histogram cell. The dither is an 8 x 8 ordered one: it stands still from frame
+ * to frame, where error diffusion would crawl and defeat the compression.
  */
 #include "gif_palette.h"
 
@@ -63,7 +63,8 @@ static void measure(const struct gif_palette *palette, struct box *box)
         }
 }
 
-/* Orders the box's cells along its axis (counting sort over 32 values) and cuts at half the weight. */
+/* Orders the box's cells along its axis (counting sort over 32 values) and cuts at half the weight.
+ * */
 static void split(struct gif_palette *palette, struct box *box, struct box *rest)
 {
     uint16_t *cells = palette->present + box->first;

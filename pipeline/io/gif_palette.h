@@ -16,8 +16,8 @@ struct gif_palette {
     uint32_t argb[GIF_COLOURS];
 };
 
-/* Chooses argb (opaque, all GIF_COLOURS set) for rgb [height][width][3] by median cut and writes indices
- * at pixels, stride bytes a row, with a little ordered dither. Deterministic. */
+/* Chooses argb (opaque, all GIF_COLOURS set) for rgb [height][width][3] by median cut and writes
+ * indices at pixels, stride bytes a row, with a little ordered dither. Deterministic. */
 void gif_palette_frame(struct gif_palette *palette, const uint8_t *rgb, int32_t width,
                        int32_t height, uint8_t *pixels, ptrdiff_t stride);
 

@@ -19,8 +19,8 @@ struct output_file {
     char *temporary; /* NULL once committed or discarded */
 };
 
-/* Creates the empty temporary. Refuses a target that is a folder or a device, a folder that is missing
- * or cannot be written. */
+/* Creates the empty temporary. Refuses a target that is a folder or a device, a folder that is
+ * missing or cannot be written. */
 bool output_file_create(struct output_file *out, const char *target, struct error *error);
 
 /* What create would say, leaving nothing behind. */

@@ -1,10 +1,10 @@
 /*
  * Frames to mp4, webm and gif: the one file that knows libavcodec, libavformat and libswscale.
  *
- * Which encoders a system's FFmpeg has is known at run time only, so every container has a list of them,
- * best first, and takes the first that opens. Pictures are RGB of the full range on our side and BT.709 of
- * the limited range in the file, and the file says so. Every write is checked: a full disk shows late, when
- * buffers are flushed or the index is moved to the front.
+ * Which encoders a system's FFmpeg has is known at run time only, so every container has a list of
+ * them, best first, and takes the first that opens. Pictures are RGB of the full range on our side
+ * and BT.709 of the limited range in the file, and the file says so. Every write is checked: a full
+ * disk shows late, when buffers are flushed or the index is moved to the front.
  */
 #include "video_encoder.h"
 

@@ -1,4 +1,5 @@
-/* One movie file through libavcodec and libavformat: what video_writer.c uses for mp4, webm and gif. */
+/* One movie file through libavcodec and libavformat: what video_writer.c uses for mp4, webm and
+ * gif. */
 #ifndef PIPELINE_IO_VIDEO_ENCODER_H
 #define PIPELINE_IO_VIDEO_ENCODER_H
 

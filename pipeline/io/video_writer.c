@@ -2,8 +2,8 @@
  * Frames to a file by its extension: a movie through video_encoder.c, or PNG files through image.c.
  *
  * Owns the choice of the kind, the checks before the work and the temporaries. A numbered series is
- * written under temporary names throughout and renamed as a whole at the end. A name pattern comes from
- * the user and never meets printf: it is taken apart here, one %d or %0Nd and nothing else.
+ * written under temporary names throughout and renamed as a whole at the end. A name pattern comes
+ * from the user and never meets printf: it is taken apart here, one %d or %0Nd and nothing else.
  */
 #include "video_writer.h"
 

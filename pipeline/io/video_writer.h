@@ -1,7 +1,7 @@
 /*
- * Frames to a file: mp4 (h264, yuv420p, +faststart), webm, gif, a numbered PNG series (out-%05d.png) or
- * one PNG for one frame, by the extension. Written beside the target as a hidden temporary and renamed
- * at the end, so that an interrupted run leaves no broken file.
+ * Frames to a file: mp4 (h264, yuv420p, +faststart), webm, gif, a numbered PNG series
+ * (out-%05d.png) or one PNG for one frame, by the extension. Written beside the target as a hidden
+ * temporary and renamed at the end, so that an interrupted run leaves no broken file.
  */
 #ifndef PIPELINE_IO_VIDEO_WRITER_H
 #define PIPELINE_IO_VIDEO_WRITER_H

@@ -23,7 +23,7 @@ def generate(*more, output="out.mp4", prompt="a red ball"):
 
 
 class Case(unittest.TestCase):
-    """Every test has an empty folder of its own, which is the current one of the programs it runs."""
+    """Every test has an empty folder of its own, the current one of the programs it runs."""
 
     def setUp(self):
         self.folder = tempfile.mkdtemp(prefix="draftattn-cli-")
@@ -59,7 +59,7 @@ class Case(unittest.TestCase):
         return done.stdout.decode(), done.stderr.decode()
 
     def refuse(self, arguments, code, *words, left=(), **more):
-        """Expects this exit code, all words in the last message, nothing on stdout, no files but left."""
+        """Expects this exit code, all words in the message, nothing on stdout, no files but left."""
         done = self.run_program(*arguments, **more)
         text = done.stderr.decode(errors="replace")
         self.assertEqual(done.returncode, code, text)

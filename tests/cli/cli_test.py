@@ -190,8 +190,8 @@ class Generate(Case):
         self.assertEqual(header["latents"]["shape"], [16, 2, 8, 8])
         self.assertEqual(header["__metadata__"]["prompt"], "a red ball")
         self.assertIn("seed 1", header["__metadata__"]["settings"])
-        out, _ = self.succeed("decode", "kept.safetensors", "-m", MODEL, "-o", "b-%d.png", "-t", "1",
-                              "--json")
+        out, _ = self.succeed("decode", "kept.safetensors", "-m", MODEL, "-o", "b-%d.png", "-t",
+                              "1", "--json")
         self.assertEqual(json.loads(out)["frames"], 5)
         for i in range(1, 6):
             self.assertEqual(self.read(f"a-{i}.png"), self.read(f"b-{i}.png"))

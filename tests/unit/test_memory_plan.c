@@ -1,4 +1,5 @@
-/* The memory plan: it grows with what it is asked, tiles when memory is short, and what it proposes fits. */
+/* The memory plan: it grows with what it is asked, tiles when memory is short, and what it proposes
+ * fits. */
 #include "memory_plan.h"
 #include "system_memory.h"
 

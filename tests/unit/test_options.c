@@ -1,5 +1,5 @@
-/* The option table: what parses, what is refused and in which words, and the help page. The program's own
- * files are included, as they are in no library. */
+/* The option table: what parses, what is refused and in which words, and the help page. The
+ * program's own files are included, as they are in no library. */
 #include "cli/options.c"
 #include "cli/parse_values.c"
 #include "cli/suggest.c"

@@ -1,6 +1,6 @@
 /*
- * What video_writer writes is read back with libav and compared with what went in; what it refuses leaves
- * nothing behind.
+ * What video_writer writes is read back with libav and compared with what went in; what it refuses
+ * leaves nothing behind.
  */
 #include "io/image.h"
 #include "io/video_writer.h"
@@ -354,8 +354,8 @@ static void test_abort(void **state)
     video_writer_abort(NULL);
 }
 
-/* A file size limit acts as a full disk does: the message names the file, nothing is left, and a file that
- * was there before stays as it was. */
+/* A file size limit acts as a full disk does: the message names the file, nothing is left, and a
+ * file that was there before stays as it was. */
 static void test_full_disk(void **state)
 {
     struct fixture *f = *state;
