@@ -44,7 +44,7 @@ static draftattn_status check_grid(const draftattn_grid *grid)
 static long long nearest(int64_t size, int64_t unit)
 {
     int64_t units = (size + unit / 2) / unit;
-    return (long long)((units ? units : 1) * unit);
+    return units ? units * unit : unit;
 }
 
 static draftattn_status check_patches(const draftattn_plan_desc *desc)

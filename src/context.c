@@ -57,8 +57,8 @@ static draftattn_status find_kernel(const char *name, const struct kernel_row **
             used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", i ? ", " : "",
                                      rows[i].name);
     }
-    return error_report(DRAFTATTN_INVALID_ARGUMENT, "there is no kernel '%s'; there are: %s", name,
-                        list);
+    error_report(DRAFTATTN_INVALID_ARGUMENT, "there is no kernel '%s'; there are: %s", name, list);
+    return DRAFTATTN_INVALID_ARGUMENT;
 }
 
 static draftattn_status wanted_backend(const draftattn_context_desc *desc,
@@ -129,7 +129,8 @@ static draftattn_status settle_backend(struct draftattn_context *context, drafta
         }
         context_log(context, "backend %s passed over: %s", draftattn_backend_name((*all)->id), why);
     }
-    return error_report(DRAFTATTN_UNSUPPORTED, "no backend of this build works on this machine");
+    error_report(DRAFTATTN_UNSUPPORTED, "no backend of this build works on this machine");
+    return DRAFTATTN_UNSUPPORTED;
 }
 
 static draftattn_status create(struct draftattn_context *context,

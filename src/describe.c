@@ -43,8 +43,8 @@ static void add_dense(struct text *text, const draftattn_plan *plan, const draft
                       enum dense_reason reason)
 {
     const struct problem *problem = &plan->problem;
-    add(text, "dense attention over all %lld block pairs of a head, because ",
-        (long long)(problem->query_blocks * problem->key_blocks));
+    long long pairs = problem->query_blocks * problem->key_blocks;
+    add(text, "dense attention over all %lld block pairs of a head, because ", pairs);
     switch (reason) {
     case DENSE_POLICY:
         add(text, "the policy is dense");
@@ -91,11 +91,11 @@ static void add_budget(struct text *text, const struct problem *problem)
 
 static void add_published(struct text *text, const struct problem *problem)
 {
+    long long pairs = problem->video_query_blocks * problem->video_key_blocks;
     add(text,
         "draft attention as published, about %.3g %% of %lld video block pairs of a head computed "
         "exactly, one threshold a head, skipped blocks dropped",
-        100 * (1 - problem->desc.sparsity),
-        (long long)(problem->video_query_blocks * problem->video_key_blocks));
+        100 * (1 - problem->desc.sparsity), pairs);
     if (problem->probes)
         add(text, ", error estimated from %lld probe rows a head", (long long)problem->probes);
 }

@@ -13,10 +13,13 @@ draftattn_status error_report(draftattn_status status, const char *format, ...)
 
 const char *error_last(void);
 
+/* Returns status itself, so that whoever reads along, an analyser too, sees that it is no success. */
 #define RETURN_IF(condition, status, ...)                                                          \
     do {                                                                                           \
-        if (condition)                                                                             \
-            return error_report(status, __VA_ARGS__);                                              \
+        if (condition) {                                                                           \
+            error_report(status, __VA_ARGS__);                                                     \
+            return status;                                                                         \
+        }                                                                                          \
     } while (0)
 
 #define TRY(call)                                                                                  \

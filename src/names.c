@@ -73,13 +73,14 @@ static draftattn_status value_of(const char *what, const char *const *names, int
         }
     }
     names_join(names, count, list, sizeof(list));
-    return error_report(DRAFTATTN_INVALID_ARGUMENT, "there is no %s '%s'; there are: %s", what,
-                        name, list);
+    error_report(DRAFTATTN_INVALID_ARGUMENT, "there is no %s '%s'; there are: %s", what, name,
+                 list);
+    return DRAFTATTN_INVALID_ARGUMENT;
 }
 
 draftattn_status draftattn_backend_from_name(const char *name, draftattn_backend *out)
 {
-    int value = 0;
+    int value;
     RETURN_IF(!out, DRAFTATTN_INVALID_ARGUMENT, "out is NULL");
     TRY(value_of("backend", backend_names, COUNT(backend_names), name, &value));
     *out = (draftattn_backend)value;
@@ -88,7 +89,7 @@ draftattn_status draftattn_backend_from_name(const char *name, draftattn_backend
 
 draftattn_status draftattn_policy_from_name(const char *name, draftattn_policy *out)
 {
-    int value = 0;
+    int value;
     RETURN_IF(!out, DRAFTATTN_INVALID_ARGUMENT, "out is NULL");
     TRY(value_of("policy", policy_names, COUNT(policy_names), name, &value));
     *out = (draftattn_policy)value;

@@ -86,7 +86,7 @@ static draftattn_status finished_header(const draftattn_plan *plan, const void *
 draftattn_status draftattn_read_stats(const draftattn_plan *plan, const void *workspace,
                                       draftattn_stats *stats, draftattn_head_stats *heads)
 {
-    const struct workspace_header *header = NULL;
+    const struct workspace_header *header;
     TRY(finished_header(plan, workspace, &header));
     if (stats)
         *stats = header->stats;
@@ -99,7 +99,7 @@ draftattn_status draftattn_read_stats(const draftattn_plan *plan, const void *wo
 draftattn_status draftattn_read_block_list(const draftattn_plan *plan, const void *workspace,
                                            draftattn_block_list *list)
 {
-    const struct workspace_header *header = NULL;
+    const struct workspace_header *header;
     TRY(finished_header(plan, workspace, &header));
     RETURN_IF(!list || !list->row_ptr || !list->block_idx, DRAFTATTN_INVALID_ARGUMENT,
               "list, its row_ptr or its block_idx is NULL");

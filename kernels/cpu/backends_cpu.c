@@ -36,7 +36,7 @@ int64_t cpu_group_heads(const struct problem *problem)
 
 #define CPU_BACKEND(identity, probe)                                                               \
     {                                                                                              \
-        .version = BACKEND_VERSION, .id = identity, .automatic = true, .why_not = probe,           \
+        .version = BACKEND_VERSION, .id = (identity), .automatic = true, .why_not = (probe),       \
         .scratch_size = cpu_scratch_size, .group_heads = cpu_group_heads, .pool = cpu_pool,        \
         .draft_map = cpu_draft_map, .gather = cpu_gather, .attend = cpu_attend,                    \
         .repair = cpu_repair                                                                       \
