@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* --- one call, kept whole ------------------------------------------------------------------ */
 
@@ -54,7 +55,8 @@ static void make_inputs(struct outcome *outcome, const draftattn_plan_desc *desc
     outcome->order = check_alloc((size_t)outcome->tokens * sizeof(int64_t));
     for (int64_t i = 0; i < outcome->rows * desc->head_dim; i++) {
         /* Neighbours resemble each other, or block means would mean nothing. */
-        double wave = sin((double)(i / desc->head_dim) * 0.01 + (double)(i % desc->head_dim));
+        const int64_t row = i / desc->head_dim, d = i % desc->head_dim;
+        double wave = sin((double)row * 0.01 + (double)d);
         outcome->q[i] = (float)(wave + 0.7 * random_normal(&random));
         outcome->k[i] = (float)(wave + 0.7 * random_normal(&random));
         outcome->v[i] = (float)(wave + 0.7 * random_normal(&random));
@@ -269,6 +271,53 @@ static void test_orders_agree(void **state)
     free_outcome(&block);
 }
 
+/* Elements lie further apart than 32 bits can count; pages that nobody touches cost nothing. */
+static void test_strides_beyond_32_bits(void **state)
+{
+    enum { TOKENS = 6, DIM = 64 };
+    const int64_t far = (int64_t)1 << 29;
+    const size_t bytes = (size_t)(TOKENS * far) * sizeof(float);
+    draftattn_plan_desc desc = plan_of(1, 2, 3, 0);
+    struct outcome near = {0};
+    draftattn_context *context;
+    draftattn_plan *plan;
+    draftattn_tensor tensor[4];
+    size_t size;
+
+    (void)state;
+    float *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) {
+        skip();
+    }
+    desc.heads = 1;
+    make_inputs(&near, &desc, 19);
+    run(&near, &desc, 0);
+    const float *inputs[] = {near.q, near.k, near.v};
+    for (int i = 0; i < 4; i++) {
+        tensor[i] = tensor_of(&desc, TOKENS, memory + i * DIM, DIM);
+        tensor[i].stride[2] = far;
+        for (int64_t row = 0; i < 3 && row < TOKENS; row++) {
+            memcpy(memory + i * DIM + row * far, inputs[i] + row * DIM, DIM * sizeof(float));
+        }
+    }
+    assert_int_equal(draftattn_context_create(&context, NULL), DRAFTATTN_SUCCESS);
+    assert_int_equal(draftattn_plan_create(&plan, context, &desc), DRAFTATTN_SUCCESS);
+    assert_int_equal(draftattn_plan_workspace_size(plan, &size), DRAFTATTN_SUCCESS);
+    void *workspace = check_alloc(size);
+    assert_int_equal(draftattn_run(plan, NULL, &tensor[0], &tensor[1], &tensor[2], &tensor[3], NULL,
+                                   NULL, workspace, size, NULL),
+                     DRAFTATTN_SUCCESS);
+    for (int64_t row = 0; row < TOKENS; row++) {
+        assert_memory_equal(memory + 3 * DIM + row * far, near.o + row * DIM, DIM * sizeof(float));
+    }
+    free(workspace);
+    draftattn_plan_destroy(plan);
+    draftattn_context_destroy(context);
+    free_outcome(&near);
+    munmap(memory, bytes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -277,6 +326,7 @@ int main(void)
         cmocka_unit_test(test_density_one_is_dense),
         cmocka_unit_test(test_threads_change_no_bit),
         cmocka_unit_test(test_orders_agree),
+        cmocka_unit_test(test_strides_beyond_32_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
