@@ -86,9 +86,12 @@ static bool open_devices(struct generation *g, struct error *error)
     draftattn_context_desc desc = draftattn_context_desc_default();
     desc.backend = g->settings->backend;
     desc.threads = g->settings->threads;
-    if (draftattn_context_create(&g->context, &desc) != DRAFTATTN_SUCCESS)
-        return error_set_usage(error, "--backend %s: %s", draftattn_backend_name(desc.backend),
-                               draftattn_context_last_error(NULL));
+    if (draftattn_context_create(&g->context, &desc) != DRAFTATTN_SUCCESS) {
+        error_set_usage(error, "%s", draftattn_context_last_error(NULL));
+        if (desc.backend != DRAFTATTN_BACKEND_AUTO)
+            error_prefix(error, "--backend %s: ", draftattn_backend_name(desc.backend));
+        return false;
+    }
     g->report->backend = draftattn_backend_name(draftattn_context_backend(g->context));
     return g->ops->create(&g->device, g->settings->threads, error);
 }

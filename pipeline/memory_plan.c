@@ -51,8 +51,12 @@ static bool attention_bytes(const struct memory_query *query, int64_t tokens, in
     draftattn_plan_destroy(plan);
     *bytes = (int64_t)workspace + 12 * tokens;
     return status == DRAFTATTN_SUCCESS ||
-           error_set_usage(error, "attention for %" PRId64 "x%" PRId64 ", %" PRId64 " frames: %s",
+           error_set_usage(error,
+                           "attention for %" PRId64 "x%" PRId64 ", %" PRId64
+                           " frames (a token is %" PRId64 "x%" PRId64 " pixels): %s",
                            query->width, query->height, query->frames,
+                           MODEL_VAE_STRIDE * query->model->transformer.patch[2],
+                           MODEL_VAE_STRIDE * query->model->transformer.patch[1],
                            draftattn_context_last_error(query->context));
 }
 

@@ -75,7 +75,7 @@ static const struct option_spec options[] = {
                     "layers that stay dense, such as 0,1,5-7"),
     OPTION_ROW_SWITCH(0, "compensation", compensation,
                       "whether skipped blocks enter through their means (default: on)"),
-    OPTION_ROW_INT(0, "probes", "N", probes, 0, 65536,
+    OPTION_ROW_INT(0, "probes", "N", probes, 0, 1024,
                    "exact rows per head that repair the rest and measure the error; 0 = neither"),
     OPTION_ROW_HEADING("Machine"),
     OPTION_ROW_INT('t', "threads", "N", threads, 1, 1024, "CPU threads (default: all)"),

@@ -59,7 +59,7 @@ class Case(unittest.TestCase):
         return done.stdout.decode(), done.stderr.decode()
 
     def refuse(self, arguments, code, *words, left=(), **more):
-        """Expects this exit code, all words in the message, nothing on stdout, no files but left."""
+        """Expects this exit code, all words in the message, no stdout, no files but left."""
         done = self.run_program(*arguments, **more)
         text = done.stderr.decode(errors="replace")
         self.assertEqual(done.returncode, code, text)
