@@ -86,6 +86,11 @@ class Usage(Case):
         self.refuse(["decode"], 2, "no latents")
         self.refuse(["decode", "x.safetensors"], 2, "--output")
 
+    def test_environment(self):
+        for name in ("DRAFTATTN_BACKEND", "DRAFTATTN_KERNEL"):
+            self.refuse(generate(), 2, name, "'foo'", "avx2",
+                        env=self.environment(**{name: "foo"}))
+
     def test_extensions(self):
         self.refuse(generate(output="out.avi"), 2, "'.avi'", ".mp4, .webm, .gif")
         self.refuse(generate(output="out"), 2, "no extension")
