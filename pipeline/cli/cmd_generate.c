@@ -222,14 +222,12 @@ static bool take_settings(const struct arguments *a, struct generate_settings *s
 static bool generate(const struct arguments *arguments, struct generate_settings *settings,
                      struct error *error)
 {
-    char path[MODEL_PATH_MAX], output[64];
+    char path[MODEL_PATH_MAX];
     struct model model = {0};
     struct console console;
     struct generate_report report;
     const struct generate_events events = {console_step, console_note, &console};
     console_open(&console, arguments->quiet);
-    snprintf(output, sizeof output, "draftattn-%" PRIu64 ".mp4", settings->seed);
-    settings->output = arguments->output ? arguments->output : output;
     bool ok = model_location_find(arguments->model, path, sizeof path, error) &&
               model_open(&model, path, error) &&
               generate_settings_resolve(settings, &model, &events, error);
@@ -251,7 +249,7 @@ bool cmd_generate(int argc, char *const *argv, struct error *error)
 {
     struct arguments arguments = {0};
     struct generate_settings settings = generate_settings_default();
-    char *prompt = NULL, *negative = NULL;
+    char *prompt = NULL, *negative = NULL, output[64];
     int32_t *layers = NULL;
     bool help;
     if (!options_parse(&generate_command, argc, argv, &arguments, &help, error))
@@ -263,8 +261,10 @@ bool cmd_generate(int argc, char *const *argv, struct error *error)
     bool ok = take_settings(&arguments, &settings, &layers, error) &&
               read_prompt("--prompt", arguments.prompt, &settings.prompt, &prompt, error) &&
               read_prompt("--negative-prompt", arguments.negative, &settings.negative_prompt,
-                          &negative, error) &&
-              generate(&arguments, &settings, error);
+                          &negative, error);
+    snprintf(output, sizeof output, "draftattn-%" PRIu64 ".mp4", settings.seed);
+    settings.output = arguments.output ? arguments.output : output;
+    ok = ok && generate(&arguments, &settings, error);
     free(prompt);
     free(negative);
     free(layers);

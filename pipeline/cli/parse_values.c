@@ -71,7 +71,7 @@ bool parse_list(const char *what, const char *text, int32_t limit, int32_t **out
     const char *at = text;
     bool ok = chosen && list;
     while (ok) {
-        int64_t first, last;
+        int64_t first = 0, last;
         ok = scan_int(at, &at, &first);
         last = first;
         if (ok && *at == '-')

@@ -149,20 +149,25 @@ static bool open_file(struct video_encoder *e, enum video_container container,
 {
     size_t size = strlen(temporary) + sizeof "file:";
     char *url = av_malloc(size); /* a name such as "a:b.mp4" would read as a protocol */
-    if (!url)
-        return error_out_of_memory(error, "the video's name", size);
+    if (!url) {
+        error_out_of_memory(error, "the video's name", size);
+        return false;
+    }
     snprintf(url, size, "file:%s", temporary);
     int code = avformat_alloc_output_context2(&e->format, NULL, containers[container].format, url);
     if (code < 0) {
         av_free(url);
-        return fail(error, e->path, "FFmpeg cannot make this kind of file", code);
+        fail(error, e->path, "FFmpeg cannot make this kind of file", code);
+        return false;
     }
     e->codec = open_first(container, e->format->oformat->flags & AVFMT_GLOBALHEADER, desc, error);
-    code = e->codec ? avio_open(&e->format->pb, url, AVIO_FLAG_WRITE) : 0;
+    if (e->codec) {
+        code = avio_open(&e->format->pb, url, AVIO_FLAG_WRITE);
+        if (code < 0)
+            fail(error, e->path, "cannot write", code);
+    }
     av_free(url);
-    if (code < 0)
-        return fail(error, e->path, "cannot write", code);
-    return e->codec != NULL;
+    return e->codec && code >= 0;
 }
 
 static bool write_header(struct video_encoder *e, const struct video_desc *desc,
