@@ -57,9 +57,11 @@ bool latents_read(const char *path, int64_t channels, float **out, int64_t shape
     if (!tensor)
         tensor = checkpoint_find(file, "noise");
     size_t bytes = 0;
-    bool ok =
-        tensor != NULL || error_set(error, "%s: holds no tensor named 'latents' or 'noise'", path);
-    ok = ok && latents_shape(path, tensor, channels, shape, error);
+    bool ok = false;
+    if (!tensor)
+        error_set(error, "%s: holds no tensor named 'latents' or 'noise'", path);
+    else
+        ok = latents_shape(path, tensor, channels, shape, error);
     if (ok && (!checked_bytes(shape, 4, sizeof(float), &bytes) || !(*out = malloc(bytes))))
         ok = error_out_of_memory(error, "latents", bytes);
     ok = ok && checkpoint_read(file, tensor->name, shape, 4, *out, error);
