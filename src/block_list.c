@@ -10,6 +10,9 @@
 
 #include <string.h>
 
+/* Fewer are done before threads have woken up. */
+#define MIN_SHARED_PAIRS 100000
+
 static int64_t row_count(const struct problem *problem)
 {
     return problem->heads * problem->query_blocks;
@@ -27,8 +30,9 @@ static const uint8_t *row_marks(const struct problem *problem, const uint8_t *ke
 void block_list_fill(const struct problem *problem, const uint8_t *keep, draftattn_block_list *list)
 {
     int64_t rows = row_count(problem), video = problem->video_key_blocks;
+    bool threads_pay = rows * problem->key_blocks > MIN_SHARED_PAIRS;
     list->row_ptr[0] = 0;
-#pragma omp parallel for num_threads(problem->threads)
+#pragma omp parallel for num_threads(problem->threads) if (threads_pay)
     for (int64_t row = 0; row < rows; row++) {
         const uint8_t *marks = row_marks(problem, keep, row);
         int64_t count = problem->key_blocks - video;
@@ -38,7 +42,7 @@ void block_list_fill(const struct problem *problem, const uint8_t *keep, draftat
     }
     for (int64_t row = 0; row < rows; row++)
         list->row_ptr[row + 1] += list->row_ptr[row];
-#pragma omp parallel for num_threads(problem->threads)
+#pragma omp parallel for num_threads(problem->threads) if (threads_pay)
     for (int64_t row = 0; row < rows; row++) {
         const uint8_t *marks = row_marks(problem, keep, row);
         int32_t *out = list->block_idx + list->row_ptr[row];

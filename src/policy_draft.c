@@ -8,6 +8,9 @@
 
 #include <math.h>
 
+/* Fewer are ranked before threads have woken up. */
+#define MIN_SHARED_PAIRS 10000
+
 static int64_t clip(int64_t value, int64_t low, int64_t high)
 {
     return value < low ? low : value > high ? high : value;
@@ -47,7 +50,8 @@ void policy_draft(const struct problem *problem, const float *score, uint8_t *ke
         for (int64_t head = 0; head < problem->heads; head += heads)
             select_share(score + head * video, heads, video, mean, low, high, budget + head,
                          histogram, problem->threads);
-#pragma omp parallel for schedule(dynamic) num_threads(problem->threads)
+    bool threads_pay = problem->heads * video > MIN_SHARED_PAIRS;
+#pragma omp parallel for schedule(dynamic) num_threads(problem->threads) if (threads_pay)
     for (int64_t head = 0; head < problem->heads; head++)
         fill_head(problem, score + head * video, keep + head * video, budget[head]);
 }

@@ -7,6 +7,9 @@
 
 #include <math.h>
 
+/* Fewer are done before threads have woken up. */
+#define MIN_SHARED_PAIRS 5000
+
 /* out[PANEL_KEYS] = sum_d weight[d] * panel[d][.] */
 static void panel_product(const float *weight, const float *panel, int32_t head_dim, float *out)
 {
@@ -68,7 +71,8 @@ draftattn_status cpu_draft_map(const struct run *run, draftattn_score score, flo
     int64_t rows = problem->video_query_blocks, columns = problem->video_key_blocks;
     scratch_cpu_open(problem, run->scratch, &scratch, NULL);
     int64_t head_floats = scratch.mean_panels * scratch.panel_floats;
-#pragma omp parallel for schedule(static) num_threads(problem->threads)
+    bool threads_pay = problem->heads * rows * columns > MIN_SHARED_PAIRS;
+#pragma omp parallel for schedule(static) num_threads(problem->threads) if (threads_pay)
     for (int64_t i = 0; i < problem->heads * rows; i++) {
         int64_t panels = i / rows * head_floats;
         const float *q = scratch.q_mean + i * problem->desc.head_dim;
