@@ -218,11 +218,11 @@ static bool packed_alloc(struct packed *out, struct library *library, layout_ref
                          struct error *error)
 {
     size_t bytes = dnnl_memory_desc_get_size(layout);
-    if (bytes > SIZE_MAX - 64)
-        return error_out_of_memory(error, "weights", bytes);
-    out->data = aligned_alloc(64, (bytes + 63) / 64 * 64);
-    if (!out->data)
-        return error_out_of_memory(error, "weights", bytes);
+    out->data = bytes <= SIZE_MAX - 64 ? aligned_alloc(64, (bytes + 63) / 64 * 64) : NULL;
+    if (!out->data) {
+        error_out_of_memory(error, "weights", bytes);
+        return false;
+    }
     if (failed(dnnl_memory_create(&out->memory, layout, library->engine, out->data), "weights",
                error)) {
         packed_free(out);
