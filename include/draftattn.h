@@ -65,11 +65,12 @@ typedef enum draftattn_dtype {
 } draftattn_dtype;
 
 typedef enum draftattn_backend {
-    DRAFTATTN_BACKEND_AUTO = 0,      /* the fastest that works here */
-    DRAFTATTN_BACKEND_REFERENCE = 1, /* plain loops in double precision: the definition of correct */
-    DRAFTATTN_BACKEND_PORTABLE = 2,  /* any CPU */
-    DRAFTATTN_BACKEND_AVX2 = 3,      /* x86-64 with AVX2, FMA and F16C */
-    DRAFTATTN_BACKEND_AVX512 = 4,    /* x86-64 with AVX-512 F, BW, DQ and VL */
+    DRAFTATTN_BACKEND_AUTO = 0, /* the fastest that works here */
+    DRAFTATTN_BACKEND_REFERENCE =
+        1,                          /* plain loops in double precision: the definition of correct */
+    DRAFTATTN_BACKEND_PORTABLE = 2, /* any CPU */
+    DRAFTATTN_BACKEND_AVX2 = 3,     /* x86-64 with AVX2, FMA and F16C */
+    DRAFTATTN_BACKEND_AVX512 = 4,   /* x86-64 with AVX-512 F, BW, DQ and VL */
     DRAFTATTN_BACKEND_CUDA = 5
 } draftattn_backend;
 
@@ -141,10 +142,10 @@ typedef void (*draftattn_log_fn)(const char *message, void *user);
 typedef struct draftattn_context_desc {
     size_t size; /* sizeof(draftattn_context_desc); set by draftattn_context_desc_default() */
     draftattn_backend backend; /* AUTO: the environment variable DRAFTATTN_BACKEND, else the best */
-    const char *kernel;        /* NULL: the environment variable DRAFTATTN_KERNEL, else the fastest */
-    int32_t threads;           /* CPU backends; 0 = OpenMP's own number */
-    int32_t device;            /* CUDA ordinal */
-    draftattn_log_fn log;      /* NULL = silent */
+    const char *kernel;   /* NULL: the environment variable DRAFTATTN_KERNEL, else the fastest */
+    int32_t threads;      /* CPU backends; 0 = OpenMP's own number */
+    int32_t device;       /* CUDA ordinal */
+    draftattn_log_fn log; /* NULL = silent */
     void *log_user;
 } draftattn_context_desc;
 
@@ -156,29 +157,29 @@ typedef struct draftattn_plan_desc {
     int32_t head_dim;         /* 64 or 128 */
     draftattn_dtype in_dtype; /* q, k, v; default F32 */
     draftattn_dtype out_dtype;
-    float softmax_scale;      /* 0 = 1 / sqrt(head_dim) */
-    draftattn_policy policy;  /* default DRAFT */
-    draftattn_order order;    /* default RASTER */
-    double sparsity;          /* in [0, 1): 1 - budget; default 0.8 */
-    int32_t key_block;        /* 128 (default) or 64 */
-    int32_t strip_height;     /* rows of a strip in block order, about; default 8 */
-    draftattn_score score;    /* DRAFT only; default MASS */
-    double row_floor;         /* DRAFT only: guaranteed share of a row's mean budget, in [0, 1] */
-    double head_spread;       /* DRAFT only: how far a head's budget may move from the mean, as a
+    float softmax_scale;     /* 0 = 1 / sqrt(head_dim) */
+    draftattn_policy policy; /* default DRAFT */
+    draftattn_order order;   /* default RASTER */
+    double sparsity;         /* in [0, 1): 1 - budget; default 0.75 */
+    int32_t key_block;       /* 128 (default) or 64 */
+    int32_t strip_height;    /* rows of a strip in block order, about; default 8 */
+    draftattn_score score;   /* DRAFT only; default MASS */
+    double row_floor;        /* DRAFT only: guaranteed share of a row's mean budget, in [0, 1] */
+    double head_spread;      /* DRAFT only: how far a head's budget may move from the mean, as a
                                  factor >= 1; 1 = the same budget for every head */
-    int32_t compensation;     /* DRAFT only: 1 (default): skipped blocks enter through their means;
+    int32_t compensation;    /* DRAFT only: 1 (default): skipped blocks enter through their means;
                                  0: dropped */
-    int32_t probes;           /* exact probe rows per head, at most 1024 and never more than there
-                                 are video rows; 0 (default) = none, no error estimate */
-    int32_t repair;           /* DRAFT only: 1: apply the correction fitted on the probe rows to
-                                 heads that gain by it; needs probes; default 0 */
-    double ridge;             /* share of the mean diagonal of the Gram matrix; default 0.1 */
-    double dense_steps;       /* share of the first steps that stay dense, in [0, 1], rounded to
+    int32_t probes;          /* exact probe rows per head, at most 1024 and never more than there
+                                 are video rows; default 256; 0 = none, no error estimate */
+    int32_t repair;          /* DRAFT only: 1: apply the correction fitted on the probe rows to
+                                 heads that gain by it; none without probes; default 1 */
+    double ridge;            /* share of the mean diagonal of the Gram matrix; default 0.1 */
+    double dense_steps;      /* share of the first steps that stay dense, in [0, 1], rounded to
                                  whole steps; default 0.2 */
-    double dense_sigma;       /* steps with sigma above this stay dense; 0 (default) = not used */
+    double dense_sigma;      /* steps with sigma above this stay dense; 0 (default) = not used */
     const int32_t *dense_layers; /* layers that stay dense; copied */
     int32_t dense_layer_count;
-    int64_t min_tokens;       /* grids with fewer tokens stay dense; default 0 */
+    int64_t min_tokens; /* grids with fewer tokens stay dense; default 0 */
 } draftattn_plan_desc;
 
 /* Where a call stands in a generation: what the dense guards look at. */
@@ -211,8 +212,8 @@ typedef struct draftattn_head_stats {
 } draftattn_head_stats;
 
 typedef struct draftattn_stats {
-    int32_t dense;      /* 1 when a guard or the policy made the run dense */
-    double density;     /* mean over heads */
+    int32_t dense;       /* 1 when a guard or the policy made the run dense */
+    double density;      /* mean over heads */
     double error_median; /* over heads; NaN without probes */
     double error_worst;
     double seconds[DRAFTATTN_STAGE_COUNT]; /* wall time; CPU backends */
@@ -232,7 +233,8 @@ DRAFTATTN_API const char *draftattn_policy_name(draftattn_policy policy);
 DRAFTATTN_API const char *draftattn_stage_name(draftattn_stage stage);
 
 /* From a name such as "draft-paper" or "avx2". INVALID_ARGUMENT for an unknown one; *out untouched. */
-DRAFTATTN_API draftattn_status draftattn_backend_from_name(const char *name, draftattn_backend *out);
+DRAFTATTN_API draftattn_status draftattn_backend_from_name(const char *name,
+                                                           draftattn_backend *out);
 DRAFTATTN_API draftattn_status draftattn_policy_from_name(const char *name, draftattn_policy *out);
 
 /* ---------------------------------------------------------------------------------------------
@@ -276,7 +278,8 @@ DRAFTATTN_API draftattn_plan_desc draftattn_plan_desc_default(void);
  * Errors: INVALID_ARGUMENT (names the field and its value), UNSUPPORTED (no kernel for it; says what
  * there is), OUT_OF_MEMORY. *out is NULL on failure.
  */
-DRAFTATTN_API draftattn_status draftattn_plan_create(draftattn_plan **out, draftattn_context *context,
+DRAFTATTN_API draftattn_status draftattn_plan_create(draftattn_plan **out,
+                                                     draftattn_context *context,
                                                      const draftattn_plan_desc *desc);
 
 /* Accepts NULL. */
@@ -342,8 +345,8 @@ DRAFTATTN_API draftattn_status draftattn_run(const draftattn_plan *plan, const d
 
 /* What the last finished run in this workspace did. heads: NULL, or [batch * heads], host memory.
  * INVALID_ARGUMENT when no run of this plan has used the workspace. */
-DRAFTATTN_API draftattn_status draftattn_read_stats(const draftattn_plan *plan, const void *workspace,
-                                                    draftattn_stats *stats,
+DRAFTATTN_API draftattn_status draftattn_read_stats(const draftattn_plan *plan,
+                                                    const void *workspace, draftattn_stats *stats,
                                                     draftattn_head_stats *heads);
 
 /* The block list of the last finished run in this workspace, copied to host memory. list->capacity
@@ -373,12 +376,10 @@ DRAFTATTN_API draftattn_status draftattn_select(const draftattn_plan *plan, cons
                                                 size_t workspace_size, void *stream);
 
 /* draftattn_run() with a given list and no guards: alias for the last stages. */
-DRAFTATTN_API draftattn_status draftattn_attend(const draftattn_plan *plan, const draftattn_tensor *q,
-                                                const draftattn_tensor *k, const draftattn_tensor *v,
-                                                const draftattn_tensor *o,
-                                                const draftattn_tensor *lse,
-                                                const draftattn_block_list *list, void *workspace,
-                                                size_t workspace_size, void *stream);
+DRAFTATTN_API draftattn_status draftattn_attend(
+    const draftattn_plan *plan, const draftattn_tensor *q, const draftattn_tensor *k,
+    const draftattn_tensor *v, const draftattn_tensor *o, const draftattn_tensor *lse,
+    const draftattn_block_list *list, void *workspace, size_t workspace_size, void *stream);
 
 /* ---------------------------------------------------------------------------------------------
  * Block lists (host memory)
@@ -404,8 +405,8 @@ DRAFTATTN_API draftattn_status draftattn_block_list_from_mask(const draftattn_pl
 typedef struct draftattn_kernel_info {
     const char *name; /* what DRAFTATTN_KERNEL takes */
     draftattn_backend backend;
-    int32_t head_dim; /* 0 = any */
-    int32_t available; /* 1 where this machine can run it */
+    int32_t head_dim;    /* 0 = any */
+    int32_t available;   /* 1 where this machine can run it */
     const char *why_not; /* "" where it can */
 } draftattn_kernel_info;
 

@@ -107,9 +107,6 @@ static draftattn_status check_repair(const draftattn_plan_desc *desc)
     REFUSE_IF(desc->probes < 0 || desc->probes > PLAN_MAX_PROBES, "probes is %d; it is 0 to %d",
               desc->probes, PLAN_MAX_PROBES);
     REFUSE_IF(desc->repair != 0 && desc->repair != 1, "repair is %d; it is 0 or 1", desc->repair);
-    REFUSE_IF(desc->repair && desc->policy == DRAFTATTN_POLICY_DRAFT && desc->probes == 0,
-              "repair is 1 and probes is 0: the correction is fitted on probe rows; set probes, "
-              "256 say");
     REFUSE_IF(!(desc->ridge > 0) || !isfinite(desc->ridge), "ridge is %g; it is positive",
               desc->ridge);
     return DRAFTATTN_SUCCESS;

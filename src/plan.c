@@ -27,15 +27,15 @@ draftattn_plan_desc draftattn_plan_desc_default(void)
                                  .out_dtype = DRAFTATTN_F32,
                                  .policy = DRAFTATTN_POLICY_DRAFT,
                                  .order = DRAFTATTN_ORDER_RASTER,
-                                 .sparsity = 0.8,
+                                 .sparsity = 0.75,
                                  .key_block = 128,
                                  .strip_height = 8,
                                  .score = DRAFTATTN_SCORE_MASS,
                                  .row_floor = 0.5,
                                  .head_spread = 1,
                                  .compensation = 1,
-                                 .probes = 0,
-                                 .repair = 0,
+                                 .probes = 256,
+                                 .repair = 1,
                                  .ridge = 0.1,
                                  .dense_steps = 0.2};
 }

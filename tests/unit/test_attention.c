@@ -14,6 +14,7 @@ static draftattn_plan_desc small_grid(void)
     desc.heads = 2;
     desc.head_dim = 64;
     desc.dense_steps = 0;
+    desc.probes = 0;
     return desc;
 }
 

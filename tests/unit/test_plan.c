@@ -97,7 +97,7 @@ static void test_refusals_name_field_and_value(void **state)
     REFUSED(head_spread, 0.5, "head_spread is 0.5");
     REFUSED(compensation, 2, "compensation is 2");
     REFUSED(probes, -1, "probes is -1");
-    REFUSED(repair, 1, "set probes");
+    REFUSED(repair, 2, "repair is 2");
     REFUSED(ridge, 0, "ridge is 0");
     REFUSED(dense_steps, 1.1, "dense_steps is 1.1");
     REFUSED(dense_sigma, -1, "dense_sigma is -1");
