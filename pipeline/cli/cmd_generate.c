@@ -68,7 +68,7 @@ static const struct option_spec options[] = {
     OPTION_ROW_TEXT('a', "attention", "POLICY", attention,
                     "draft, draft-paper (as published) or dense (default: draft)"),
     OPTION_ROW_BELOW(0, "sparsity", "X", sparsity, 0, 1,
-                     "share of block pairs not computed exactly, 0 to below 1 (default: 0.8)"),
+                     "share of block pairs not computed exactly, 0 to below 1 (default: 0.75)"),
     OPTION_ROW_REAL(0, "dense-steps", "X", dense_steps, 0, 1,
                     "share of the first steps that stay dense, 0 to 1 (default: 0.2)"),
     OPTION_ROW_TEXT(0, "dense-layers", "LIST", dense_layers,
@@ -76,7 +76,8 @@ static const struct option_spec options[] = {
     OPTION_ROW_SWITCH(0, "compensation", compensation,
                       "whether skipped blocks enter through their means (default: on)"),
     OPTION_ROW_INT(0, "probes", "N", probes, 0, 1024,
-                   "exact rows per head that repair the rest and measure the error; 0 = neither"),
+                   "exact rows per head that repair the rest and measure the error; 0 = neither "
+                   "(default: 256)"),
     OPTION_ROW_HEADING("Machine"),
     OPTION_ROW_INT('t', "threads", "N", threads, 1, 1024, "CPU threads (default: all)"),
     OPTION_ROW_TEXT(
