@@ -164,7 +164,8 @@ typedef struct draftattn_plan_desc {
     int32_t key_block;       /* 128 (default) or 64 */
     int32_t strip_height;    /* rows of a strip in block order, about; default 8 */
     draftattn_score score;   /* DRAFT only; default MASS */
-    double row_floor;        /* DRAFT only: guaranteed share of a row's mean budget, in [0, 1] */
+    double row_floor;        /* DRAFT only: guaranteed share of a row's mean budget, in [0, 1];
+                                 default 1: every row alike */
     double head_spread;      /* DRAFT only: how far a head's budget may move from the mean, as a
                                  factor >= 1; 1 = the same budget for every head */
     int32_t compensation;    /* DRAFT only: 1 (default): skipped blocks enter through their means;

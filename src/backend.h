@@ -91,11 +91,15 @@ const struct backend *backends_find(draftattn_backend id);
 /* All compiled kernels, fastest first; each names its backend. */
 const struct kernel_row *kernels_all(int32_t *count);
 
-/* Block order position of probe row index: spread evenly, in the middle of its share. */
+/* Block order position of probe row index: one in each of equal shares of the video, at a place in
+ * it that follows the golden ratio. Equal distances would keep meeting the same rows of every strip
+ * and block, and estimate the error of those alone. */
 static inline int64_t probe_position(const struct problem *problem, int64_t index)
 {
-    return (int64_t)(((double)index + 0.5) * (double)problem->video_tokens /
-                     (double)problem->probes);
+    int64_t begin = index * problem->video_tokens / problem->probes;
+    int64_t end = (index + 1) * problem->video_tokens / problem->probes;
+    uint64_t place = (uint32_t)((uint64_t)index * 0x9e3779b9u);
+    return begin + (int64_t)(place * (uint64_t)(end - begin) >> 32);
 }
 
 /* Row of the block list. */

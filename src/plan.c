@@ -31,7 +31,7 @@ draftattn_plan_desc draftattn_plan_desc_default(void)
                                  .key_block = 128,
                                  .strip_height = 8,
                                  .score = DRAFTATTN_SCORE_MASS,
-                                 .row_floor = 0.5,
+                                 .row_floor = 1,
                                  .head_spread = 1,
                                  .compensation = 1,
                                  .probes = 256,

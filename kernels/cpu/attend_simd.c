@@ -63,15 +63,15 @@ ALWAYS_INLINE vector larger(vector a, vector b)
 
 /*
  * 2^x for x <= 0, within 1.2e-7 of it relatively; exactly 1 at 0 and exactly 0 below -126 and at
- * -infinity. x = n + f with n the nearest integer: adding 1.5 * 2^23 leaves n in the low bits of
- * the float. The polynomial is minimax for the relative error of 2^f on [-1/2, 1/2], with constant
- * term 1.
+ * -infinity; NaN stays NaN. x = n + f with n the nearest integer: adding 1.5 * 2^23 leaves n in the
+ * low bits of the float. The polynomial is minimax for the relative error of 2^f on [-1/2, 1/2], with
+ * constant term 1.
  */
 ALWAYS_INLINE vector exp2_of(vector x)
 {
     const vector shift = spread(12582912.0f);
-    vector_int inside = x >= spread(-126.0f);
-    vector bounded = larger(x, spread(-126.0f));
+    vector_int below = x < spread(-126.0f);
+    vector bounded = (vector)((below & (vector_int)spread(-126.0f)) | (~below & (vector_int)x));
     vector shifted = bounded + shift;
     vector f = bounded - (shifted - shift);
     vector p = spread(0x1.41fbbcp-13f);
@@ -82,7 +82,9 @@ ALWAYS_INLINE vector exp2_of(vector x)
     p = p * f + 0x1.ebfbdcp-3f;
     p = p * f + 0x1.62e430p-1f;
     p = p * f + 1.0f;
-    return (vector)(((vector_int)p + ((vector_int)shifted << 23)) & inside);
+    /* A product, not a sum of exponents: that would let a NaN with low bits set come out finite. */
+    vector scale = (vector)(((vector_int)shifted << 23) + 0x3f800000);
+    return (vector)((vector_int)(p * scale) & ~below);
 }
 
 /*
@@ -217,7 +219,7 @@ static void finish(const struct attend_tile *tile, const struct state *state)
             store(o + c, load(o + c) * share);
         }
         if (tile->lse) {
-            tile->lse[row] = sum > 0 ? (float)(state->largest[row] * ln_2 + log(sum)) : -INFINITY;
+            tile->lse[row] = sum == 0 ? -INFINITY : (float)(state->largest[row] * ln_2 + log(sum));
         }
     }
 }

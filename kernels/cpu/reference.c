@@ -236,10 +236,10 @@ static void attend_row(const struct reference_problem *problem, const struct hea
     }
     for (int64_t d = 0; d < head_dim; d++) {
         reference_store(problem->o, head->batch, head->head, token, d,
-                        sum > 0 ? sum_v[d] / sum : 0);
+                        sum == 0 ? 0 : sum_v[d] / sum);
     }
     if (problem->lse) {
-        double lse = sum > 0 ? largest + log(sum) : -INFINITY;
+        double lse = sum == 0 ? -INFINITY : largest + log(sum);
         reference_store(problem->lse, head->batch, head->head, token, 0, lse);
     }
 }

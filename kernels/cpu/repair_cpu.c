@@ -12,9 +12,11 @@
 #include <omp.h>
 #include <string.h>
 
-/* Fewer rows say nothing, and a gain in squared error below this share may be chance. */
+/* Fewer rows say nothing. A gain in squared error below this share, or below this many of its own
+ * standard errors from row to row, may be chance. */
 #define MIN_FIT_ROWS 16
 #define MIN_GAIN     0.02
+#define MIN_SPREADS  1
 
 static int64_t block_of(const struct problem *problem, int64_t position)
 {
@@ -83,7 +85,10 @@ static void fit_head(const struct run *run, const struct scratch_cpu *scratch, i
     stats->error = stats->error_before = relative(error, norm);
     if (!run->repair || fit.rows < MIN_FIT_ROWS || error == 0)
         return;
-    if (!cpu_kernel_of(problem)->repair->fit(&fit) || !(fit.error_unseen < (1 - MIN_GAIN) * error))
+    if (!cpu_kernel_of(problem)->repair->fit(&fit))
+        return;
+    double gain = error - fit.error_unseen;
+    if (!(gain > MIN_GAIN * error && gain > MIN_SPREADS * fit.gain_spread))
         return;
     /* The unseen error holds for the rows that are not probes; those are delivered exactly. */
     double unseen = 1 - (double)problem->probes / (double)problem->video_tokens;

@@ -209,23 +209,39 @@ static void solve(const struct buffers *b, int64_t n, int64_t d)
     multiply_add(n, n, d, v, (struct matrix){b->half, d}, b->alpha, d);
 }
 
-/* Sum of squares of the leave-one-out residuals; negative where it cannot be told. */
-static double unseen_error(const struct repair_fit *fit, const struct buffers *b, double lambda)
+static double row_error(const struct repair_fit *fit, int64_t row)
+{
+    double sum = 0;
+    for (int64_t c = row * fit->head_dim; c < (row + 1) * fit->head_dim; c++) {
+        double difference = (double)fit->exact[c] - (double)fit->o[c];
+        sum += difference * difference;
+    }
+    return sum;
+}
+
+/* error_unseen, from the leave-one-out residuals, and gain_spread; false where rounding has eaten a leverage. */
+static bool judge(struct repair_fit *fit, const struct buffers *b, double lambda)
 {
     int64_t n = fit->rows, d = fit->head_dim;
-    double sum = 0;
+    double sum = 0, gain = 0, gain_squares = 0;
     for (int64_t i = 0; i < n; i++) {
         double diagonal = 0, residual = 0;
         for (int64_t j = i; j < n; j++)
             diagonal += b->inverse[i * n + j] * b->inverse[i * n + j];
         double leverage_left = lambda * diagonal - 1 / (double)n;
         if (!(leverage_left > 1e-9))
-            return -1;
+            return false;
         for (int64_t c = 0; c < d; c++)
             residual += (double)b->alpha[i * d + c] * (double)b->alpha[i * d + c];
-        sum += residual * (lambda / leverage_left) * (lambda / leverage_left);
+        double unseen = residual * (lambda / leverage_left) * (lambda / leverage_left);
+        double gained = row_error(fit, i) - unseen;
+        sum += unseen;
+        gain += gained;
+        gain_squares += gained * gained;
     }
-    return sum;
+    fit->error_unseen = sum;
+    fit->gain_spread = sqrt(fmax(gain_squares - gain * gain / (double)n, 0));
+    return isfinite(sum) && isfinite(gain_squares);
 }
 
 /* W and the shift that stands for both means; beta moves from the features into W. */
@@ -261,8 +277,7 @@ static bool fit_rows(struct repair_fit *fit)
         return false;
     invert(b.upper, n, b.inverse);
     solve(&b, n, fit->head_dim);
-    fit->error_unseen = unseen_error(fit, &b, lambda);
-    if (!(fit->error_unseen >= 0) || !isfinite(fit->error_unseen))
+    if (!judge(fit, &b, lambda))
         return false;
     finish(fit, &b, beta);
     return true;

@@ -22,6 +22,7 @@ struct repair_fit {
     float *shift;        /* out: [head_dim] */
     double error;        /* out: sum of squares of exact - o */
     double error_unseen; /* out: the same after correction, each row predicted from the others */
+    double gain_spread;  /* out: standard error of error - error_unseen, from row to row */
     void *scratch;       /* repair_fit_bytes() */
 };
 

@@ -12,6 +12,8 @@
 
 #include "check_kernels.h"
 
+#include "backend.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -319,6 +321,31 @@ static void test_strides_beyond_32_bits(void **state)
     munmap(memory, bytes);
 }
 
+/* Errors differ by place in a strip and in a block, so probe rows must meet every place alike. */
+static void test_probes_meet_every_place(void **state)
+{
+    static const int64_t tokens[] = {256, 300, 2304, 7488, 17408, 32760, 75600, 118800};
+    static const int64_t periods[] = {2, 4, 8, 16};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(tokens) / sizeof(tokens[0]); i++) {
+        struct problem problem = {.video_tokens = tokens[i], .probes = 256};
+        for (size_t j = 0; j < sizeof(periods) / sizeof(periods[0]); j++) {
+            int64_t met[16] = {0}, last = -1;
+            for (int64_t probe = 0; probe < problem.probes; probe++) {
+                int64_t position = probe_position(&problem, probe);
+                assert_true(position > last && position < problem.video_tokens);
+                last = position;
+                met[position % periods[j]]++;
+            }
+            for (int64_t place = 0; place < periods[j]; place++) {
+                assert_in_range(met[place] * periods[j], problem.probes / 2,
+                                problem.probes * 3 / 2);
+            }
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -328,6 +355,7 @@ int main(void)
         cmocka_unit_test(test_threads_change_no_bit),
         cmocka_unit_test(test_orders_agree),
         cmocka_unit_test(test_strides_beyond_32_bits),
+        cmocka_unit_test(test_probes_meet_every_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -279,6 +279,38 @@ static void test_offsets_are_64_bit(void **state)
     library_case_close(&test);
 }
 
+/* A NaN that went in comes out, in the row that held it and in no other: a runtime must be able to
+ * see that its network broke. */
+static void test_nan_is_not_swallowed(void **state)
+{
+    static const draftattn_backend backends[] = {DRAFTATTN_BACKEND_REFERENCE,
+                                                 DRAFTATTN_BACKEND_PORTABLE, DRAFTATTN_BACKEND_AVX2,
+                                                 DRAFTATTN_BACKEND_AVX512};
+    const uint32_t all_bits = 0x7fffffff;
+    (void)state;
+    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
+        draftattn_context *context = NULL;
+        draftattn_context_desc context_desc = draftattn_context_desc_default();
+        draftattn_plan_desc desc = small_grid();
+        struct library_case test;
+        context_desc.backend = backends[i];
+        if (draftattn_context_create(&context, &context_desc) != DRAFTATTN_SUCCESS)
+            continue;
+        draftattn_context_destroy(context);
+        desc.policy = DRAFTATTN_POLICY_DENSE;
+        library_case_open(&test, &desc, backends[i], 2);
+        int64_t d = desc.head_dim, row = 5, rows = test.elements / d;
+        memcpy(&test.q[row * d + 3], &all_bits, sizeof all_bits);
+        assert_int_equal(library_case_run(&test, NULL, NULL), DRAFTATTN_SUCCESS);
+        for (int64_t r = 0; r < rows; r++) {
+            assert_int_equal(!!isnan(test.lse[r]), r == row);
+            for (int64_t c = 0; c < d; c++)
+                assert_int_equal(!!isnan(test.o[r * d + c]), r == row);
+        }
+        library_case_close(&test);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_density_one_is_dense),
@@ -289,6 +321,7 @@ int main(void)
                                        cmocka_unit_test(test_budget_is_kept),
                                        cmocka_unit_test(test_wrong_arguments_are_refused),
                                        cmocka_unit_test(test_hostile_numbers_are_survived),
+                                       cmocka_unit_test(test_nan_is_not_swallowed),
                                        cmocka_unit_test(test_reference_takes_any_head_dim),
                                        cmocka_unit_test(test_offsets_are_64_bit)};
     return cmocka_run_group_tests_name("attention", tests, NULL, NULL);

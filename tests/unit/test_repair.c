@@ -69,7 +69,9 @@ struct regression {
 
 static int probe(int i)
 {
-    return (int)((i + 0.5) * TOKENS / PROBES);
+    int begin = i * TOKENS / PROBES, end = (i + 1) * TOKENS / PROBES;
+    uint64_t place = (uint32_t)((uint64_t)i * 0x9e3779b9u);
+    return begin + (int)(place * (uint64_t)(end - begin) >> 32);
 }
 
 /* Ridge with an intercept over all probe rows but one (-1: over all). */
