@@ -13,12 +13,15 @@
 
 struct generate_settings generate_settings_default(void)
 {
-    return (struct generate_settings){
+    struct generate_settings settings = {
         .guidance = -1,
         .sampler = "unipc",
         .attention = draftattn_plan_desc_default(),
         .tile = VAE_TILE_AUTO,
     };
+    settings.attention.sparsity = -1;
+    settings.attention.probes = -1;
+    return settings;
 }
 
 static void note(const struct generate_events *events, const char *text)
@@ -67,6 +70,18 @@ static void round_sizes(struct generate_settings *s, const struct model *model,
     s->frames = frames;
 }
 
+static void fill_attention(draftattn_plan_desc *attention, const struct model_defaults *d,
+                           bool large)
+{
+    draftattn_plan_desc library = draftattn_plan_desc_default();
+    if (attention->sparsity < 0)
+        attention->sparsity = large || d->sparsity < 0 ? library.sparsity : d->sparsity;
+    if (attention->probes < 0)
+        attention->probes = large || d->probes < 0 ? library.probes : (int32_t)d->probes;
+    if (attention->probes == 0)
+        attention->repair = 0;
+}
+
 static void fill_defaults(struct generate_settings *s, const struct model_defaults *d)
 {
     if (!s->width)
@@ -81,9 +96,10 @@ static void fill_defaults(struct generate_settings *s, const struct model_defaul
         s->fps = d->fps;
     if (s->guidance < 0)
         s->guidance = d->guidance;
+    bool large = s->width * s->height > d->width * d->height;
     if (s->flow_shift <= 0)
-        s->flow_shift =
-            s->width * s->height > d->width * d->height ? d->flow_shift_large : d->flow_shift;
+        s->flow_shift = large ? d->flow_shift_large : d->flow_shift;
+    fill_attention(&s->attention, d, large);
     if (!s->negative_prompt)
         s->negative_prompt = d->negative_prompt;
 }

@@ -29,6 +29,8 @@ static const struct model_defaults wan_defaults = {
     .fps = 16,
     .flow_shift = 5,
     .flow_shift_large = 5,
+    .sparsity = -1,
+    .probes = -1,
 };
 
 static bool read_defaults(struct model_defaults *d, const char *path, struct error *error)
@@ -47,7 +49,9 @@ static bool read_defaults(struct model_defaults *d, const char *path, struct err
         config_float_or(config, "fps", 1, 240, d->fps, &d->fps, error) &&
         config_float_or(config, "flow_shift", 0.01, 1000, d->flow_shift, &d->flow_shift, error) &&
         config_float_or(config, "flow_shift_large", 0.01, 1000, d->flow_shift, &d->flow_shift_large,
-                        error);
+                        error) &&
+        config_float_or(config, "sparsity", 0, 0.999, d->sparsity, &d->sparsity, error) &&
+        config_int_or(config, "probes", 0, 1024, d->probes, &d->probes, error);
     if (ok) {
         d->negative_prompt = strdup(negative ? negative : "");
         d->prompt = prompt ? strdup(prompt) : NULL;

@@ -16,6 +16,9 @@ struct model_defaults {
     int64_t width, height, frames, steps;
     double guidance, fps;
     double flow_shift, flow_shift_large; /* large: for more pixels than width * height */
+    double sparsity; /* of draft attention up to width * height; negative = the library's default,
+                        which larger videos take in any case */
+    int64_t probes;  /* likewise */
     char *negative_prompt;
     char *prompt; /* an example; NULL = none */
 };

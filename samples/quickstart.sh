@@ -46,7 +46,6 @@ if [ -z "$prompt" ]; then
     prompt=$(sed -n 's/.*"prompt": *"\(.*\)".*/\1/p' "$model/generation_defaults.json")
 fi
 echo "Prompt: $prompt"
-# Half of the attention exactly, the rest repaired: a grid as small as this one has no more to spare.
 build/release/bin/draftattn generate --model "$model" --prompt "$prompt" --seed 1 \
-    --sparsity 0.5 --probes 256 --output quickstart.mp4
+    --output quickstart.mp4
 echo "The video: $root/quickstart.mp4"

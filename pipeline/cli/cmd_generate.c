@@ -68,7 +68,8 @@ static const struct option_spec options[] = {
     OPTION_ROW_TEXT('a', "attention", "POLICY", attention,
                     "draft, draft-paper (as published) or dense (default: draft)"),
     OPTION_ROW_BELOW(0, "sparsity", "X", sparsity, 0, 1,
-                     "share of block pairs not computed exactly, 0 to below 1 (default: 0.75)"),
+                     "share of block pairs not computed exactly, 0 to below 1 (default: the "
+                     "model's for the size, else 0.75)"),
     OPTION_ROW_REAL(0, "dense-steps", "X", dense_steps, 0, 1,
                     "share of the first steps that stay dense, 0 to 1 (default: 0.2)"),
     OPTION_ROW_TEXT(0, "dense-layers", "LIST", dense_layers,
@@ -77,7 +78,7 @@ static const struct option_spec options[] = {
                       "whether skipped blocks enter through their means (default: on)"),
     OPTION_ROW_INT(0, "probes", "N", probes, 0, 1024,
                    "exact rows per head that repair the rest and measure the error; 0 = neither "
-                   "(default: 256)"),
+                   "(default: the model's for the size, else 256)"),
     OPTION_ROW_HEADING("Machine"),
     OPTION_ROW_INT('t', "threads", "N", threads, 1, 1024, "CPU threads (default: all)"),
     OPTION_ROW_TEXT(
@@ -187,10 +188,8 @@ static bool take_attention(const struct arguments *a, draftattn_plan_desc *desc,
         desc->dense_steps = a->dense_steps.value;
     if (a->compensation.given)
         desc->compensation = (int32_t)a->compensation.value;
-    if (a->probes.given) {
+    if (a->probes.given)
         desc->probes = (int32_t)a->probes.value;
-        desc->repair = a->probes.value > 0;
-    }
     if (desc->policy != DRAFTATTN_POLICY_DRAFT)
         desc->repair = 0;
     if (a->dense_layers && !parse_list("--dense-layers", a->dense_layers, 1000, layers,

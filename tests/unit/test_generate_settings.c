@@ -20,6 +20,8 @@ static const struct model model = {
                  .fps = 16,
                  .flow_shift = 3,
                  .flow_shift_large = 5,
+                 .sparsity = 0.5,
+                 .probes = 128,
                  .negative_prompt = (char *)"blurry"},
 };
 
@@ -62,6 +64,7 @@ static void test_defaults(void **state)
     assert_true(s.width == 256 && s.height == 256 && s.frames == 33 && s.steps == 12);
     assert_true(s.guidance == 4 && s.fps == 16 && s.flow_shift == 3);
     assert_string_equal(s.negative_prompt, "blurry");
+    assert_true(s.attention.sparsity == 0.5 && s.attention.probes == 128 && s.attention.repair);
     s = asked();
     s.width = 512;
     s.guidance = 0;
@@ -74,6 +77,13 @@ static void test_defaults(void **state)
     s.flow_shift = 2.5;
     assert_true(resolve(&s, &notes, &error));
     assert_true(s.flow_shift == 2.5);
+    assert_true(s.attention.sparsity == draftattn_plan_desc_default().sparsity);
+    assert_true(s.attention.probes == draftattn_plan_desc_default().probes);
+    s = asked();
+    s.attention.sparsity = 0.9;
+    s.attention.probes = 0;
+    assert_true(resolve(&s, &notes, &error));
+    assert_true(s.attention.sparsity == 0.9 && s.attention.probes == 0 && !s.attention.repair);
 }
 
 static void test_rounding(void **state)
