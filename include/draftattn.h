@@ -333,7 +333,8 @@ DRAFTATTN_API draftattn_status draftattn_plan_order(const draftattn_plan *plan, 
  * stream     a cudaStream_t for CUDA, where the call returns before the work is done; ignored on CPU
  *
  * Results do not depend on the number of threads.
- * Errors: INVALID_ARGUMENT (o and lse untouched), DEVICE_ERROR (both undefined).
+ * Errors: INVALID_ARGUMENT (o and lse untouched); DEVICE_ERROR, and OUT_OF_MEMORY from the reference
+ * backend, which alone allocates (both undefined).
  * Source: block-sparse draft attention arXiv 2505.14708; online softmax arXiv 2205.14135; probe-row
  * repair after arXiv 2608.18484.
  */

@@ -62,8 +62,13 @@ static draftattn_status check_arguments(const draftattn_plan *plan, const drafta
     TRY(tensor_check_output(problem, "o", o, out, head_dim, workspace, size));
     RETURN_IF(o->data == q->data || o->data == k->data || o->data == v->data,
               DRAFTATTN_INVALID_ARGUMENT, "o is the same memory as q, k or v; it needs its own");
-    if (lse)
-        TRY(tensor_check_output(problem, "lse", lse, DRAFTATTN_F32, 1, workspace, size));
+    if (!lse)
+        return DRAFTATTN_SUCCESS;
+    TRY(tensor_check_output(problem, "lse", lse, DRAFTATTN_F32, 1, workspace, size));
+    RETURN_IF(lse->data == o->data || lse->data == q->data || lse->data == k->data ||
+                  lse->data == v->data,
+              DRAFTATTN_INVALID_ARGUMENT,
+              "lse is the same memory as q, k, v or o; it needs its own");
     return DRAFTATTN_SUCCESS;
 }
 

@@ -83,7 +83,7 @@ static void add_budget(struct text *text, const struct problem *problem)
     if (problem->desc.head_spread > 1)
         add(text, ", a head's budget up to %g times more or less", problem->desc.head_spread);
     add(text, problem->desc.compensation ? ", compensation on" : ", compensation off");
-    if (problem->desc.repair)
+    if (problem->desc.repair && problem->probes)
         add(text, ", repair fitted on %lld probe rows a head", (long long)problem->probes);
     else if (problem->probes)
         add(text, ", error estimated from %lld probe rows a head", (long long)problem->probes);

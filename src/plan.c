@@ -15,6 +15,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 draftattn_plan_desc draftattn_plan_desc_default(void)
 {
@@ -193,6 +194,9 @@ draftattn_status draftattn_plan_create(draftattn_plan **out, draftattn_context *
     draftattn_plan *plan = calloc(1, sizeof(*plan));
     RETURN_IF(!plan, DRAFTATTN_OUT_OF_MEMORY, "no memory for a plan");
     plan->context = context;
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    plan->made = (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
     draftattn_status status = create(plan, desc);
     if (status == DRAFTATTN_SUCCESS)
         *out = plan;

@@ -28,6 +28,7 @@ struct draftattn_plan {
     int64_t *begins; /* query_begin, then key_begin */
     int32_t *dense_layers;
     int64_t pairs; /* heads * query_blocks * key_blocks */
+    int64_t made;  /* when, in nanoseconds: tells plans apart that lie in the same place */
 };
 
 /* Why a step is dense. */

@@ -5,6 +5,7 @@
 #include "repair.h"
 
 #include <math.h>
+#include <stdbool.h>
 
 /* The rank-th smallest error (from 0) by counting: no scratch, and heads are few. */
 static float error_of_rank(const draftattn_head_stats *heads, int64_t count, int64_t rank)
@@ -24,9 +25,15 @@ static float error_of_rank(const draftattn_head_stats *heads, int64_t count, int
 void repair_summarise(const draftattn_head_stats *heads, int64_t count, draftattn_stats *stats)
 {
     double density = 0;
-    for (int64_t i = 0; i < count; i++)
+    bool unknown = false;
+    for (int64_t i = 0; i < count; i++) {
         density += (double)heads[i].density;
+        unknown = unknown || isnan(heads[i].error);
+    }
     stats->density = density / (double)count;
+    stats->error_median = stats->error_worst = NAN;
+    if (unknown)
+        return;
     stats->error_worst = (double)error_of_rank(heads, count, count - 1);
     stats->error_median = ((double)error_of_rank(heads, count, (count - 1) / 2) +
                            (double)error_of_rank(heads, count, count / 2)) /

@@ -35,7 +35,8 @@ void workspace_invalidate(const draftattn_plan *plan, void *workspace)
 
 void workspace_finish(const draftattn_plan *plan, void *workspace, const draftattn_stats *stats)
 {
-    *header_of(plan, workspace) = (struct workspace_header){WORKSPACE_MAGIC, plan, *stats};
+    *header_of(plan, workspace) =
+        (struct workspace_header){WORKSPACE_MAGIC, plan, plan->made, *stats};
 }
 
 draftattn_block_list workspace_list(const draftattn_plan *plan, const void *workspace)
@@ -78,7 +79,8 @@ static draftattn_status finished_header(const draftattn_plan *plan, const void *
               plan ? "workspace" : "plan");
     TRY(workspace_check(plan, workspace, plan->layout.size));
     *header = header_of(plan, workspace);
-    RETURN_IF((*header)->magic != WORKSPACE_MAGIC || (*header)->plan != plan,
+    RETURN_IF((*header)->magic != WORKSPACE_MAGIC || (*header)->plan != plan ||
+                  (*header)->made != plan->made,
               DRAFTATTN_INVALID_ARGUMENT, "no finished run of this plan has used the workspace");
     return DRAFTATTN_SUCCESS;
 }

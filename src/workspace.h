@@ -10,6 +10,7 @@
 struct workspace_header {
     uint64_t magic; /* WORKSPACE_MAGIC once a run has finished */
     const draftattn_plan *plan;
+    int64_t made; /* the plan's: a later plan may lie where an earlier one lay */
     draftattn_stats stats;
 };
 

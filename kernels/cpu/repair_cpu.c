@@ -54,11 +54,12 @@ static double norm_of(const float *x, int64_t count)
     return sum;
 }
 
+/* NaN in either stays NaN: it must not read as no error. */
 static float relative(double error, double norm)
 {
-    if (norm > 0)
-        return (float)sqrt(error / norm);
-    return error > 0 ? INFINITY : 0;
+    if (error > 0 && norm == 0)
+        return INFINITY;
+    return error == 0 ? 0 : (float)sqrt(error / norm);
 }
 
 static void fit_head(const struct run *run, const struct scratch_cpu *scratch, int64_t head,

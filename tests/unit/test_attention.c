@@ -191,6 +191,7 @@ static void test_wrong_arguments_are_refused(void **state)
     REFUSED(to.data, test.q, "o is the same memory");
     REFUSED(to.data, test.workspace, "o overlaps the workspace");
     REFUSED(tlse.shape[3], 64, "lse has shape");
+    REFUSED(tlse.data, test.o, "lse is the same memory");
     REFUSED(workspace, NULL, "workspace is NULL");
     REFUSED(workspace, (char *)test.workspace + 4, "aligned");
     REFUSED(workspace_size, test.workspace_size - 1, "workspace_size is");
@@ -311,18 +312,59 @@ static void test_nan_is_not_swallowed(void **state)
     }
 }
 
+/* NaN in an output must not be reported as no error. */
+static void test_error_of_nan_is_nan(void **state)
+{
+    draftattn_plan_desc desc = small_grid();
+    draftattn_head_stats heads[4];
+    draftattn_stats stats;
+    struct library_case test;
+    (void)state;
+    desc.probes = 300; /* every row */
+    library_case_open(&test, &desc, DRAFTATTN_BACKEND_AUTO, 2);
+    test.v[0] = NAN;
+    assert_int_equal(library_case_run(&test, NULL, NULL), DRAFTATTN_SUCCESS);
+    assert_int_equal(draftattn_read_stats(test.plan, test.workspace, &stats, heads),
+                     DRAFTATTN_SUCCESS);
+    assert_true(isnan(heads[0].error) && !isnan(heads[1].error));
+    assert_true(isnan(stats.error_median) && isnan(stats.error_worst));
+    library_case_close(&test);
+}
+
+/* What a plan left in a workspace is not another's, even where the other took its place in memory. */
+static void test_a_later_plan_reads_nothing_of_an_earlier_one(void **state)
+{
+    draftattn_plan_desc desc = small_grid();
+    struct library_case test;
+    draftattn_stats stats;
+    (void)state;
+    library_case_open(&test, &desc, DRAFTATTN_BACKEND_AUTO, 1);
+    assert_int_equal(library_case_run(&test, NULL, NULL), DRAFTATTN_SUCCESS);
+    assert_int_equal(draftattn_read_stats(test.plan, test.workspace, &stats, NULL),
+                     DRAFTATTN_SUCCESS);
+    draftattn_plan_destroy(test.plan);
+    assert_int_equal(draftattn_plan_create(&test.plan, test.context, &desc), DRAFTATTN_SUCCESS);
+    assert_int_equal(draftattn_read_stats(test.plan, test.workspace, &stats, NULL),
+                     DRAFTATTN_INVALID_ARGUMENT);
+    assert_error_names("no finished run of this plan");
+    library_case_close(&test);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_density_one_is_dense),
-                                       cmocka_unit_test(test_threads_do_not_matter),
-                                       cmocka_unit_test(test_block_order_is_a_permutation_away),
-                                       cmocka_unit_test(test_empty_rows_give_zero),
-                                       cmocka_unit_test(test_own_list_comes_to_the_same),
-                                       cmocka_unit_test(test_budget_is_kept),
-                                       cmocka_unit_test(test_wrong_arguments_are_refused),
-                                       cmocka_unit_test(test_hostile_numbers_are_survived),
-                                       cmocka_unit_test(test_nan_is_not_swallowed),
-                                       cmocka_unit_test(test_reference_takes_any_head_dim),
-                                       cmocka_unit_test(test_offsets_are_64_bit)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_density_one_is_dense),
+        cmocka_unit_test(test_threads_do_not_matter),
+        cmocka_unit_test(test_block_order_is_a_permutation_away),
+        cmocka_unit_test(test_empty_rows_give_zero),
+        cmocka_unit_test(test_own_list_comes_to_the_same),
+        cmocka_unit_test(test_budget_is_kept),
+        cmocka_unit_test(test_wrong_arguments_are_refused),
+        cmocka_unit_test(test_hostile_numbers_are_survived),
+        cmocka_unit_test(test_nan_is_not_swallowed),
+        cmocka_unit_test(test_error_of_nan_is_nan),
+        cmocka_unit_test(test_a_later_plan_reads_nothing_of_an_earlier_one),
+        cmocka_unit_test(test_reference_takes_any_head_dim),
+        cmocka_unit_test(test_offsets_are_64_bit)};
     return cmocka_run_group_tests_name("attention", tests, NULL, NULL);
 }

@@ -190,6 +190,13 @@ static void test_description_in_words(void **state)
     assert_memory_equal(tight, text, sizeof(tight) - 1);
     assert_int_equal(tight[sizeof(tight) - 1], '\0');
 
+    assert_non_null(strstr(text, "repair fitted on 256 probe rows"));
+    desc.probes = 0;
+    draftattn_plan *without = make(&desc);
+    draftattn_plan_describe(without, &step, text, sizeof(text));
+    assert_null(strstr(text, "probe"));
+    draftattn_plan_destroy(without);
+
     step.step = 0;
     draftattn_plan_describe(plan, &step, text, sizeof(text));
     assert_non_null(strstr(text, "dense attention"));
