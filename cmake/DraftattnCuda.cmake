@@ -20,8 +20,9 @@ if(NOT DRAFTATTN_CUDA STREQUAL OFF)
     if(CUDAToolkit_FOUND)
       set(DRAFTATTN_HAVE_CUDA ON)
     elseif(DRAFTATTN_CUDA STREQUAL ON)
-      message(FATAL_ERROR "DRAFTATTN_CUDA=ON and ${CMAKE_CUDA_COMPILER} works, but the CUDA toolkit "
-                          "around it is incomplete. Install it, or configure with -DDRAFTATTN_CUDA=OFF.")
+      message(FATAL_ERROR "DRAFTATTN_CUDA=ON and ${CMAKE_CUDA_COMPILER} works, but the toolkit "
+                          "around it is incomplete. Install all of it, or configure with "
+                          "-DDRAFTATTN_CUDA=OFF.")
     endif()
   elseif(DRAFTATTN_CUDA STREQUAL ON)
     message(FATAL_ERROR "DRAFTATTN_CUDA=ON, but there is no nvcc. Install the CUDA toolkit and put "

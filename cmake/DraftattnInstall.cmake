@@ -1,5 +1,5 @@
-# What `cmake --install` puts where: header, library, pkg-config file, CMake package, program, man page and
-# the bundled model.
+# What `cmake --install` puts where: header, library, pkg-config file, CMake package, program, man
+# page and the bundled model.
 include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/draftattn)
 

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Makes the man page out of the program's own help: man-page.sh PROGRAM VERSION OUTPUT
 #
-# Help is regular: "Usage:" lines, headings that end in a colon at the left edge, commands and options that
-# begin with two spaces (six where there is no letter), their words two or more spaces behind, continuation
-# lines deeper; the rest is text.
+# Help is regular: "Usage:" lines, headings that end in a colon at the left edge, commands and
+# options that begin with two spaces (six where there is no letter), their words two or more spaces
+# behind, continuation lines deeper; the rest is text.
 set -eu
 program=$1
 version=$2
@@ -11,7 +11,10 @@ output=$3
 
 page() { # stdin: one help text
     awk '
-    function escape(s) { gsub(/\\/, "\\e", s); gsub(/-/, "\\-", s); gsub(/"/, "\\(dq", s); if (s ~ /^[.\047]/) s = "\\&" s; return s }
+    function escape(s) {
+        gsub(/\\/, "\\e", s); gsub(/-/, "\\-", s); gsub(/"/, "\\(dq", s)
+        return s ~ /^[.\047]/ ? "\\&" s : s
+    }
     /^$/ { if (!quiet) print ".PP"; next }
     /^[Uu]sage:/ { sub(/^[Uu]sage: */, ""); print ".B " escape($0); quiet = 0; next }
     /^[A-Z][^.]*:$/ { sub(/:$/, ""); print ".SS " escape($0); quiet = 1; next }

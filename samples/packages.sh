@@ -1,6 +1,7 @@
-# What draftattn needs from the system, in one place, and how to get it. Sourced by samples/quickstart.sh
-# and tests/run.sh. Names are those of Debian 12 and Ubuntu 24.04.
+# What draftattn needs from the system, in one place, and how to get it. Sourced by
+# samples/quickstart.sh and tests/run.sh. Names are those of Debian 12 and Ubuntu 24.04.
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # the lists are read by those who source this
 
 build_packages=(
     cmake make gcc g++ pkg-config   # tools
@@ -44,5 +45,6 @@ install_packages() {
     echo "Installing: ${missing[*]}"
     "${as_root[@]}" apt-get update -qq &&
         "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}" >/dev/null
+            apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 \
+            "${missing[@]}" >/dev/null
 }

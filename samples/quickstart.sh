@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# From a fresh clone to a video: system packages, a Release build, one generation with the bundled model.
+# From a fresh clone to a video: system packages, a Release build, one run of the bundled model.
 set -euo pipefail
 
 usage() {
     cat <<'EOF'
 Usage: bash samples/quickstart.sh [--no-install] [PROMPT]
 
-Installs the system packages that are missing (apt), builds in build/release, and makes quickstart.mp4
-with the bundled model. Run it again with another PROMPT; nothing is installed or built twice.
+Installs the system packages that are missing (apt), builds in build/release, and makes
+quickstart.mp4 with the bundled model. Run it again with another PROMPT; nothing is installed or
+built twice.
 
   --no-install  leave the system's packages alone
   --help        show this text

@@ -6,10 +6,11 @@ usage() {
     cat <<'EOF'
 Usage: bash tests/run.sh [--no-install] [--sanitize] [-- CTEST-ARGUMENT...]
 
-Installs the system packages that are missing (apt), builds in build/release and runs the tests with CTest.
+Installs the system packages that are missing (apt), builds in build/release and runs the
+tests with CTest.
 
   --no-install  leave the system's packages alone
-  --sanitize    build with the address and undefined-behaviour sanitizers in build/asan-ubsan instead
+  --sanitize    build in build/asan-ubsan with the address and undefined-behaviour sanitizers
   --help        show this text
 
 What follows -- goes to CTest, such as: bash tests/run.sh -- -L golden

@@ -3,9 +3,9 @@
  *
  *     cc embed.c $(pkg-config --cflags --libs draftattn) -lm -o embed && ./embed
  *
- * A runtime makes context and plan once, keeps the workspace, and calls draftattn_run() for every layer and
- * step. Here queries, keys and values are waves over the token grid: near tokens look alike, as they do in a
- * video.
+ * A runtime makes context and plan once, keeps the workspace, and calls draftattn_run() for every
+ * layer and step. Here queries, keys and values are waves over the token grid: near tokens look
+ * alike, as they do in a video.
  */
 #include <draftattn.h>
 

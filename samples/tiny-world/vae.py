@@ -16,8 +16,8 @@ import world
 from optimizer import Average, Optimizer
 from settings import DEVICE, VAE, autocast, gpu_memory
 
-# Causal 3x3x3 convolutions as 3x3 convolutions over three stacked frames: a little faster than conv3d in
-# bfloat16.
+# Causal 3x3x3 convolutions as 3x3 convolutions over three stacked frames: a little faster than
+# conv3d in bfloat16.
 STACK = True
 
 

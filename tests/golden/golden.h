@@ -1,7 +1,7 @@
 /*
- * Golden cases: folders of inputs and expected outputs from the reference implementations. One function
- * a kind; golden_main.c finds the kind by the folder's name (the longest kind that begins it) or, where no
- * name fits, by _class_name in its config.json.
+ * Golden cases: folders of inputs and expected outputs from the reference implementations. One
+ * function a kind; golden_main.c finds the kind by the folder's name (the longest kind that begins
+ * it) or, where no name fits, by _class_name in its config.json.
  */
 #ifndef TESTS_GOLDEN_H
 #define TESTS_GOLDEN_H
@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 struct golden {
-    const char *dir;            /* the case's folder */
+    const char *dir; /* the case's folder */
     const struct ops *ops;
     struct device *device;
     draftattn_context *context; /* of the backend under test */
@@ -45,8 +45,8 @@ bool golden_floats(const struct checkpoint *io, const char *name, float **out,
 bool golden_close(const char *what, const float *got, const float *want, int64_t count,
                   double tolerance, struct error *error);
 
-/* The rule-made weights and inputs of specs (FNV-1a seeded splitmix64): value of element index of the tensor
- * name, and a whole tensor by the rule for its kind. */
+/* The rule-made weights and inputs of specs (FNV-1a seeded splitmix64): value of element index of
+ * the tensor name, and a whole tensor by the rule for its kind. */
 double golden_rule(const char *name, int64_t index);
 void golden_rule_tensor(const char *name, const int64_t *shape, int rank, float *out);
 

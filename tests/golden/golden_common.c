@@ -1,10 +1,11 @@
 /*
- * What the golden tests share: opening a case, reading its tensors as float, comparing, and the rule that
- * makes weights and inputs out of nothing but their names.
+ * What the golden tests share: opening a case, reading its tensors as float, comparing, and the
+ * rule that makes weights and inputs out of nothing but their names.
  *
  * The rule: element j of tensor s is a function of the 64-bit number FNV-1a(s) * 2^32 + j, mixed by
- * splitmix64 to u in [-1, 1). Two programs in any language agree on it, so that whole random networks need
- * no file. Refuses nothing but what checkpoint.h refuses: the cases may come from elsewhere.
+ * splitmix64 to u in [-1, 1). Two programs in any language agree on it, so that whole random
+ * networks need no file. Refuses nothing but what checkpoint.h refuses: the cases may come from
+ * elsewhere.
  */
 #include "golden.h"
 

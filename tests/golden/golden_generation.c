@@ -1,4 +1,4 @@
-/* Denoising and decoding as the program does them, with nothing between the case and the networks. */
+/* Denoising and decoding as the program does them, nothing between the case and the networks. */
 #include "golden_generation.h"
 
 #include "denoise.h"

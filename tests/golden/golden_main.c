@@ -1,10 +1,10 @@
 /*
  * test_golden: replays cases from the reference implementations and compares.
  *
- * A case is a folder; its kind is found by its name, or by the class name in its config.json. One line a
- * case: what was compared as measured/allowed, then ok, FAIL with the reason, or skipped with the reason.
- * Cases of networks that are not here are skipped, never passed. Exit code: 0, 1 when a case failed, 77 when
- * nothing ran, 2 for a mistake on the command line.
+ * A case is a folder; its kind is found by its name, or by the class name in its config.json. One
+ * line a case: what was compared as measured/allowed, then ok, FAIL with the reason, or skipped
+ * with the reason. Cases of networks that are not here are skipped, never passed. Exit code: 0, 1
+ * when a case failed, 77 when nothing ran, 2 for a mistake on the command line.
  */
 #include "golden.h"
 

@@ -1,7 +1,7 @@
 /*
- * The bundled model, prompt to frames, against one run of diffusers' WanPipeline in float32 from the same
- * noise: token ids, prompt embeddings, final latents of a dense run, decoded frames. What a user runs is
- * compared here, so every part is opened the way the program opens it.
+ * The bundled model, prompt to frames, against one run of diffusers' WanPipeline in float32 from
+ * the same noise: token ids, prompt embeddings, final latents of a dense run, decoded frames. What
+ * a user runs is compared here, so every part is opened the way the program opens it.
  */
 #include "golden_generation.h"
 

@@ -1,8 +1,8 @@
 /*
- * A whole generation with the small random Wan model: prompt embeddings and noise in, latents and frames
- * out, as diffusers' WanPipeline runs it (UniPC, guidance, decode). The text encoder has cases of its own.
- * Frames of the case are [1][frame][channel][height][width] in 0..1, ours [frame][height][width][channel] in
- * -1..1.
+ * A whole generation with the small random Wan model: prompt embeddings and noise in, latents and
+ * frames out, as diffusers' WanPipeline runs it (UniPC, guidance, decode). The text encoder has
+ * cases of its own. Frames of the case are [1][frame][channel][height][width] in 0..1, ours
+ * [frame][height][width][channel] in -1..1.
  */
 #include "golden_generation.h"
 

@@ -1,6 +1,7 @@
 #!/bin/sh
-# install.sh CMAKE SOURCE BUILD CC LIBDIR: installs into an empty prefix, then is a stranger who uses it: through
-# pkg-config, through find_package, as a program, and after the tree has been moved.
+# install.sh CMAKE SOURCE BUILD CC LIBDIR: installs into an empty prefix, then is a stranger who
+# uses it: through pkg-config, through find_package, as a program, and after the tree has been
+# moved.
 set -eu
 cmake=$1
 source=$2
@@ -27,8 +28,8 @@ done
 
 echo "pkg-config"
 export PKG_CONFIG_PATH="$prefix/$libdir/pkgconfig"
-version=$(sed -n 's/^#define DRAFTATTN_VERSION_\(MAJOR\|MINOR\|PATCH\) //p' "$source/include/draftattn.h" |
-    paste -s -d .)
+version=$(sed -n 's/^#define DRAFTATTN_VERSION_\(MAJOR\|MINOR\|PATCH\) //p' \
+    "$source/include/draftattn.h" | paste -s -d .)
 [ "$(pkg-config --modversion draftattn)" = "$version" ] || fail "pkg-config does not say $version"
 eval "\"$cc\" '$source/samples/embed/embed.c' $(pkg-config --cflags --libs draftattn) -lm \
     -o '$folder/embed'"
@@ -38,13 +39,15 @@ echo "find_package"
 "$cmake" -S "$source/samples/embed" -B "$folder/build" -DCMAKE_PREFIX_PATH="$prefix" \
     -DCMAKE_C_COMPILER="$cc" >/dev/null
 "$cmake" --build "$folder/build" >/dev/null
-"$folder/build/embed" | grep -q '^density 0\.' || fail "the sample built with find_package does not run"
+"$folder/build/embed" | grep -q '^density 0\.' ||
+    fail "the sample built with find_package does not run"
 
 if [ -x "$prefix/bin/draftattn" ]; then
     echo "program"
     unset LD_LIBRARY_PATH
     cd "$folder"
-    "$prefix/bin/draftattn" --version | grep -q "$version" || fail "draftattn --version: not $version"
+    "$prefix/bin/draftattn" --version | grep -q "$version" ||
+        fail "draftattn --version: not $version"
     "$prefix/bin/draftattn" info | grep -q "$prefix/bin/../share/draftattn/tiny-world" ||
         fail "the installed program does not find the installed model"
     grep -q 'draftattn .* generate\|GENERATE' "$prefix/share/man/man1/draftattn.1" ||

@@ -14,8 +14,8 @@ forbid() {
     fi
 }
 
-# Headers of folders by name, as a pattern: a\.h|b\.h. error.h is a name that both sides use for their own;
-# each side's include path holds its own alone.
+# Headers of folders by name, as a pattern: a\.h|b\.h. error.h is a name that both sides use for
+# their own; each side's include path holds its own alone.
 headers() {
     find "$@" -name '*.h' ! -name error.h -exec basename {} \; | sort -u | sed 's/\./\\./' |
         paste -s -d '|'
@@ -24,7 +24,8 @@ headers() {
 inside=$(headers src kernels)
 runtime=$(headers pipeline)
 
-forbid "src and kernels never see the runtime" "src kernels" "([a-z_./]*/)?($runtime)[\">]|[./]*pipeline/"
+forbid "src and kernels never see the runtime" "src kernels" \
+    "([a-z_./]*/)?($runtime)[\">]|[./]*pipeline/"
 forbid "the runtime sees the library through draftattn.h alone" "pipeline samples" \
     "([a-z_./]*/)?($inside)[\">]|[./]*(src|kernels)/"
 forbid "src meets kernels through backend.h alone" "src" "[./]*kernels/|[./]*cpu/|cuda"
