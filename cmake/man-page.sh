@@ -42,5 +42,19 @@ page() { # stdin: one help text
         printf '.SH DRAFTATTN %s\n' "$(printf %s "$command" | tr '[:lower:]' '[:upper:]')"
         "$program" "$command" --help | page
     done
+    cat <<'EOF'
+.SH EXIT STATUS
+0 done, 1 failed, 2 a flag or value that cannot be, 130 interrupted.
+.SH ENVIRONMENT
+.TP
+.B DRAFTATTN_MODEL
+the model where no \-m is given
+.TP
+.B DRAFTATTN_BACKEND, DRAFTATTN_KERNEL
+force the attention's backend or kernel, as draftattn info names them
+.TP
+.B GOMP_SPINCOUNT, OMP_WAIT_POLICY
+how idle threads wait; where neither is set the program sets GOMP_SPINCOUNT to 1000
+EOF
 } >"$output.part"
 mv "$output.part" "$output"
