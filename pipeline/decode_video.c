@@ -49,6 +49,14 @@ static bool load(const struct decode_video *job, struct wan_vae **vae, struct er
     return ok;
 }
 
+bool decode_video_check(const struct decode_video *job, struct error *error)
+{
+    struct wan_vae *vae = NULL;
+    bool ok = load(job, &vae, error);
+    wan_vae_free(vae);
+    return ok;
+}
+
 static bool decode(const struct decode_video *job, struct wan_vae *vae, struct sink *sink,
                    struct decode_video_times *times, struct error *error)
 {

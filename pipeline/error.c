@@ -1,20 +1,36 @@
+/*
+ * Messages quote names from files and command lines, which may hold anything: bytes that a terminal
+ * would obey (below 0x20, 0x7f, and U+0080 to U+009F) are shown as '?', other UTF-8 is kept.
+ */
 #include "error.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
-static void store(struct error *error, const char *format, va_list args)
+static void make_printable(char *text)
 {
-    if (error)
-        vsnprintf(error->text, sizeof error->text, format, args);
+    for (unsigned char *at = (unsigned char *)text; *at; at++) {
+        if ((*at < 0x20 && *at != '\n' && *at != '\t') || *at == 0x7f)
+            *at = '?';
+        else if (at[0] == 0xc2 && at[1] >= 0x80 && at[1] <= 0x9f)
+            at[0] = at[1] = '?';
+    }
+}
+
+static void store_at(struct error *error, size_t at, const char *format, va_list args)
+{
+    if (!error || at >= sizeof error->text)
+        return;
+    vsnprintf(error->text + at, sizeof error->text - at, format, args);
+    make_printable(error->text + at);
 }
 
 bool error_set(struct error *error, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    store(error, format, args);
+    store_at(error, 0, format, args);
     va_end(args);
     return false;
 }
@@ -23,7 +39,7 @@ bool error_set_usage(struct error *error, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    store(error, format, args);
+    store_at(error, 0, format, args);
     va_end(args);
     if (error)
         error->usage = true;
@@ -38,10 +54,17 @@ bool error_prefix(struct error *error, const char *format, ...)
     memcpy(rest, error->text, sizeof rest);
     va_list args;
     va_start(args, format);
-    int length = vsnprintf(error->text, sizeof error->text, format, args);
+    store_at(error, 0, format, args);
     va_end(args);
-    if (length >= 0 && (size_t)length < sizeof error->text)
-        snprintf(error->text + length, sizeof error->text - (size_t)length, "%s", rest);
+    return error_append(error, "%s", rest);
+}
+
+bool error_append(struct error *error, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    store_at(error, error ? strlen(error->text) : 0, format, args);
+    va_end(args);
     return false;
 }
 

@@ -18,8 +18,8 @@ struct error {
     char text[2048];
 };
 
-/* Stores the text (formatted like printf; the first error wins no more: the last call does) and returns
- * false, so that it can end a function. error may be NULL. */
+/* Stores the text (formatted like printf, control characters but newline and tab replaced by '?') in
+ * place of what was there and returns false, so that it can end a function. error may be NULL. */
 bool error_set(struct error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* The same for a mistake on the command line. */
@@ -28,6 +28,10 @@ bool error_set_usage(struct error *error, const char *format, ...)
 
 /* Puts context in front of the text that is there: "transformer: " + text. Returns false. */
 bool error_prefix(struct error *error, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* Puts more after the text that is there: text + "; the latents are kept". Returns false. */
+bool error_append(struct error *error, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
 bool error_out_of_memory(struct error *error, const char *what, unsigned long long bytes);

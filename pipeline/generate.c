@@ -125,14 +125,13 @@ static bool plan_memory(struct generation *g, struct error *error)
               "not enough memory for %" PRId64 "x%" PRId64 ", %" PRId64
               " frames: about %.1f GiB are needed, %.1f GiB are available; ",
               s->width, s->height, s->frames, plan->peak / gib, query.available / gib);
-    size_t length = strlen(error->text);
     if (fits)
-        snprintf(error->text + length, sizeof error->text - length,
-                 "--size %" PRId64 "x%" PRId64 " would fit, or fewer --frames", width, height);
-    else
-        snprintf(error->text + length, sizeof error->text - length,
-                 "no size fits with so many frames; ask for fewer --frames");
-    return false;
+        return error_append(error, "--size %" PRId64 "x%" PRId64 " would fit, or fewer --frames",
+                            width, height);
+    if (plan->weights > query.available)
+        return error_append(error, "the weights of this model alone take %.1f GiB: no size fits",
+                            plan->weights / gib);
+    return error_append(error, "no size fits with so many frames; ask for fewer --frames");
 }
 
 /* Says what will be held in memory, which kernel will attend, and what it does in the last step. */
@@ -157,18 +156,20 @@ static bool announce(struct generation *g, struct error *error)
     return true;
 }
 
-/* Opens every network's files, so that a damaged one is found before the work and not after it. */
+/* Opens every network's files and loads the one that comes last, so that a damaged one is found
+ * before the long work and not after it. */
 static bool check_weights(const struct generation *g, struct error *error)
 {
     const struct model_folder *folder = &g->model->folder;
-    const char *const paths[] = {folder->text_encoder, folder->transformer, folder->vae};
+    const struct decode_video decoder = {.model = g->model, .ops = g->ops, .device = g->device};
+    const char *const paths[] = {folder->text_encoder, folder->transformer};
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
         struct checkpoint *weights = NULL;
         if (!checkpoint_open(&weights, paths[i], error))
             return false;
         checkpoint_close(weights);
     }
-    return true;
+    return decode_video_check(&decoder, error);
 }
 
 static bool check_outputs(struct generation *g, struct error *error)
@@ -180,6 +181,9 @@ static bool check_outputs(struct generation *g, struct error *error)
         .frames = s->frames,
         .fps = s->fps,
     };
+    if (s->save_latents && output_file_same(s->save_latents, s->output))
+        return error_set_usage(error, "--save-latents '%s' is the output too; name another file",
+                               s->save_latents);
     if (s->save_latents && !output_file_check(s->save_latents, error))
         return error_prefix(error, "--save-latents: ");
     if (!video_writer_check(s->output, &desc, error))
@@ -404,16 +408,21 @@ static void rescue_latents(struct generation *g, struct error *error)
 {
     char path[MODEL_PATH_MAX + 64];
     const char *saved = g->settings->save_latents;
+    struct error why = {0};
     if (!saved) {
         int length = snprintf(path, sizeof path, "%s.latents.safetensors", g->settings->output);
-        if (length < 0 || (size_t)length >= sizeof path || !save_latents(g, path, NULL))
+        if (length < 0 || (size_t)length >= sizeof path || !save_latents(g, path, &why)) {
+            error_append(error,
+                         "; the latents could not be kept either (%s): --save-latents puts "
+                         "them elsewhere",
+                         why.text);
             return;
+        }
         saved = path;
     }
-    size_t length = strlen(error->text);
-    snprintf(error->text + length, sizeof error->text - length,
-             "; the latents are kept: 'draftattn decode %s -m %s -o FILE' goes on from there",
-             saved, g->model->folder.root);
+    error_append(error,
+                 "; the latents are kept: 'draftattn decode %s -m %s -o FILE' goes on from there",
+                 saved, g->model->folder.root);
 }
 
 static bool decode(struct generation *g, struct error *error)

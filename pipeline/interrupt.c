@@ -12,12 +12,21 @@ static void request(int signal_number)
     requested = 1;
 }
 
-void interrupt_install(void)
+/* What the parent had ignored stays ignored: nohup, and a shell for what runs in its background. */
+static void take(int signal_number)
 {
     struct sigaction action = {.sa_handler = request, .sa_flags = (int)(SA_RESTART | SA_RESETHAND)};
+    struct sigaction before;
     sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    if (sigaction(signal_number, NULL, &before) == 0 && before.sa_handler != SIG_IGN)
+        sigaction(signal_number, &action, NULL);
+}
+
+void interrupt_install(void)
+{
+    take(SIGINT);
+    take(SIGTERM);
+    take(SIGHUP);
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     sigemptyset(&ignore.sa_mask);
     sigaction(SIGXFSZ, &ignore, NULL);

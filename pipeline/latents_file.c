@@ -6,6 +6,7 @@
 #include "tensor/checked.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 
 bool latents_write(const char *path, const float *latents, const int64_t shape[4],
@@ -46,6 +47,16 @@ static bool latents_shape(const char *path, const struct stored_tensor *tensor, 
     return true;
 }
 
+static bool check_finite(const char *path, const char *name, const float *values, size_t bytes,
+                         struct error *error)
+{
+    for (size_t i = 0; i < bytes / sizeof *values; i++)
+        if (!isfinite(values[i]))
+            return error_set(error, "%s: tensor '%s' holds a NaN or an infinity at element %zu",
+                             path, name, i);
+    return true;
+}
+
 bool latents_read(const char *path, int64_t channels, float **out, int64_t shape[4],
                   struct error *error)
 {
@@ -64,7 +75,8 @@ bool latents_read(const char *path, int64_t channels, float **out, int64_t shape
         ok = latents_shape(path, tensor, channels, shape, error);
     if (ok && (!checked_bytes(shape, 4, sizeof(float), &bytes) || !(*out = malloc(bytes))))
         ok = error_out_of_memory(error, "latents", bytes);
-    ok = ok && checkpoint_read(file, tensor->name, shape, 4, *out, error);
+    ok = ok && checkpoint_read(file, tensor->name, shape, 4, *out, error) &&
+         check_finite(path, tensor->name, *out, bytes, error);
     checkpoint_close(file);
     if (!ok) {
         free(*out);

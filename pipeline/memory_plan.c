@@ -13,8 +13,15 @@
 /* Latents in flight: the sample, three of the sampler, two velocities, noise. */
 #define LATENT_COPIES 7
 
-/* Resident before a network is loaded: FFmpeg, oneDNN and their buffers; measured. */
-#define PROGRAM_BYTES ((int64_t)40 << 20)
+/* What is there beside the networks: the code of FFmpeg and oneDNN (35 MiB), generated kernels, heap
+ * that a freed network leaves in pieces. Measured with the bundled model from 272x144x5 to
+ * 384x384x49, whole and in tiles: the plan lies 1 to 6 % above the peak. */
+#define PROGRAM_BYTES ((int64_t)76 << 20)
+
+/* A video encoder looks ahead over so many frames, and with what it derives from them holds so many
+ * bytes of each pixel. */
+#define ENCODER_FRAMES 60
+#define ENCODER_BYTES  4
 
 static int64_t larger(int64_t a, int64_t b)
 {
@@ -111,8 +118,8 @@ void memory_plan_make_decode(struct memory_plan *out, const struct memory_query 
         .program = PROGRAM_BYTES,
         .latents = LATENT_COPIES * query->model->vae.z_dim * frames * height * width * FLOAT,
         .vae_weights = wan_vae_weight_bytes(&query->model->vae, WAN_VAE_DECODER),
-        /* bytes of a chunk of frames, and what an encoder keeps of the past */
-        .video = 32 * 3 * query->width * query->height,
+        .video = (query->frames < ENCODER_FRAMES ? query->frames : ENCODER_FRAMES) * ENCODER_BYTES *
+                 query->width * query->height,
     };
     plan_decode(out, query);
     out->decode = out->program + out->latents + out->vae_weights + out->vae_work + out->video;
@@ -129,6 +136,7 @@ bool memory_plan_make(struct memory_plan *out, const struct memory_query *query,
     memory_plan_make_decode(out, query);
     out->text_encoder = umt5_bytes(&query->model->text);
     out->transformer_weights = wan_transformer_weight_bytes(t);
+    out->weights = larger(out->text_encoder, out->transformer_weights);
     out->transformer_work = wan_transformer_work_bytes(t, tokens);
     out->prompts = prompts * (2 * t->layers + 1) * t->text_len * model_width * FLOAT;
     if (!attention_bytes(query, tokens, &out->attention, error))

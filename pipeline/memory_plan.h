@@ -35,6 +35,7 @@ struct memory_plan {
     int64_t vae_weights, vae_work, video;
     int64_t encode, denoise, decode; /* the three phases, program and latents included */
     int64_t peak;
+    int64_t weights; /* of the larger of text encoder and transformer: needed at any size */
     struct wan_vae_tiling tiling;
 };
 

@@ -5,6 +5,7 @@
 
 #include "../clock.h"
 #include "../decode_video.h"
+#include "../io/output_file.h"
 #include "../latents_file.h"
 #include "../system_memory.h"
 
@@ -159,6 +160,8 @@ bool cmd_decode(int argc, char *const *argv, struct error *error)
         return error_set_usage(error, "no latents: name the file that --save-latents wrote");
     if (!a.output)
         return error_set_usage(error, "no output file; name one with --output FILE");
+    if (output_file_same(a.latents, a.output))
+        return error_set_usage(error, "--output '%s' is the latents' file; name another", a.output);
     if (!parse_tile("--tile", a.tile, &tile, error))
         return false;
     console_open(&console, a.quiet);

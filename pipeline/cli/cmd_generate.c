@@ -126,11 +126,8 @@ static bool unknown_name(const char *flag, const char *name,
     error_set_usage(error, "%s '%s' is unknown%s%s%s; there are", flag, name,
                     nearest ? " (did you mean '" : "", nearest ? nearest : "",
                     nearest ? "'?)" : "");
-    for (size_t i = 0; at(NULL, i); i++) {
-        size_t length = strlen(error->text);
-        snprintf(error->text + length, sizeof error->text - length, "%s %s", i ? "," : "",
-                 at(NULL, i));
-    }
+    for (size_t i = 0; at(NULL, i); i++)
+        error_append(error, "%s %s", i ? "," : "", at(NULL, i));
     return false;
 }
 
@@ -147,13 +144,15 @@ static bool read_prompt(const char *flag, const char *given, const char **text, 
                                strerror(errno));
     *buffer = malloc(MAX_PROMPT + 1);
     size_t length = *buffer ? fread(*buffer, 1, MAX_PROMPT + 1, file) : 0;
-    bool failed = ferror(file) != 0;
+    int reason = ferror(file) ? errno : 0;
     fclose(file);
     if (!*buffer)
         return error_out_of_memory(error, "the prompt", MAX_PROMPT);
-    if (failed || length > MAX_PROMPT)
-        return error_set_usage(error, "%s %s: %s", flag, given,
-                               failed ? "cannot read the file" : "longer than 1 MiB");
+    if (reason)
+        return error_set_usage(error, "%s %s: cannot read the file: %s", flag, given,
+                               strerror(reason));
+    if (length > MAX_PROMPT)
+        return error_set_usage(error, "%s %s: longer than 1 MiB", flag, given);
     if (memchr(*buffer, '\0', length))
         return error_set_usage(error, "%s %s: not a text file (it holds a zero byte)", flag, given);
     while (length && ((*buffer)[length - 1] == '\n' || (*buffer)[length - 1] == '\r'))

@@ -10,6 +10,7 @@
 #include <draftattn.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,17 +98,34 @@ static bool run(int argc, char *const *argv, struct error *error)
  * cores that their own work needs: the bundled model's dense video took 25.6 s beside two busy loops
  * on two cores of an AMD EPYC (Zen 5), and 14.6 s with this count; alone, 6.9 s with either. libgomp
  * reads its environment before main(), hence the second start. */
-static void let_threads_sleep(char *const *argv)
+static void shorten_spinning(char *const *argv)
 {
-    if (!getenv("OMP_WAIT_POLICY") && !getenv("GOMP_SPINCOUNT") &&
-        setenv("GOMP_SPINCOUNT", "1000", 1) == 0)
-        execv("/proc/self/exe", argv); /* where this fails the work goes on as it is */
+    char program[4096]; /* its own name, lest it be listed as a process called "exe" */
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (length <= 0 || getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT"))
+        return;
+    program[length] = '\0';
+    if (setenv("GOMP_SPINCOUNT", "1000", 1) == 0)
+        execv(program, argv); /* where this fails the work goes on as it is */
+}
+
+/* A standard stream that came closed would give its number to the next file that is opened, and our
+ * messages would go into the video. Read-only, so that writing to it still fails. */
+static void occupy_standard_streams(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDONLY);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd > STDERR_FILENO)
+        close(fd);
 }
 
 int main(int argc, char **argv)
 {
     struct error error = {0};
-    let_threads_sleep(argv);
+    occupy_standard_streams();
+    shorten_spinning(argv);
     interrupt_install();
     bool ok = run(argc, argv, &error);
     if (fflush(stdout) != 0 && ok)

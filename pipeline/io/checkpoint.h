@@ -78,8 +78,8 @@ const struct stored_tensor *checkpoint_find(const struct checkpoint *checkpoint,
 bool checkpoint_read(const struct checkpoint *checkpoint, const char *name, const int64_t *shape,
                      int rank, float *out, struct error *error);
 
-/* Writes named tensors as one safetensors file: to path.part, then renamed, so that no half file is
- * ever seen under path. metadata: pairs of strings ended by NULL, or NULL. */
+/* Writes named tensors as one safetensors file that appears whole or not at all (output_file.h).
+ * metadata: pairs of strings ended by NULL, or NULL. */
 struct tensor_to_write {
     const char *name;
     enum stored_dtype dtype;

@@ -23,7 +23,8 @@ struct model_folder {
     char text_encoder_config[MODEL_PATH_MAX]; /* "" likewise */
     char tokenizer[MODEL_PATH_MAX];           /* spiece.model */
     char scheduler_config[MODEL_PATH_MAX];    /* "" likewise */
-    checkpoint_rename_fn rename_transformer; /* from the diffusers name to the file's; NULL = same */
+    checkpoint_rename_fn
+        rename_transformer; /* from the diffusers name to the file's; NULL = same */
     checkpoint_rename_fn rename_vae;
     checkpoint_rename_fn rename_text_encoder;
 };

@@ -83,6 +83,27 @@ bool output_file_check(const char *target, struct error *error)
     return true;
 }
 
+static bool same_inode(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+bool output_file_same(const char *a, const char *b)
+{
+    size_t folder_a = folder_length(a), folder_b = folder_length(b);
+    if (strcmp(a, b) == 0 || same_inode(a, b))
+        return true;
+    if (strcmp(a + folder_a, b + folder_b) != 0)
+        return false;
+    char *x = folder_a ? strndup(a, folder_a) : strdup(".");
+    char *y = folder_b ? strndup(b, folder_b) : strdup(".");
+    bool same = x && y && same_inode(x, y);
+    free(x);
+    free(y);
+    return same;
+}
+
 /* Gets the bytes of path (a file, or a folder with its entries) onto the disk. */
 static bool flush_to_disk(const char *path, bool folder)
 {

@@ -26,6 +26,9 @@ bool output_file_create(struct output_file *out, const char *target, struct erro
 /* What create would say, leaving nothing behind. */
 bool output_file_check(const char *target, struct error *error);
 
+/* Whether two paths name one file, also where it is not there yet. */
+bool output_file_same(const char *a, const char *b);
+
 /* Flushes the temporary to the disk and renames it; removes it on failure. Frees in every case. */
 bool output_file_commit(struct output_file *file, struct error *error);
 

@@ -1,17 +1,16 @@
 /*
- * Writes a safetensors file: everything goes to path.part, which is flushed to the disk and only
- * then renamed, so that path never names half a file. A full disk or an interrupted write leaves
- * what was there before.
+ * Writes a safetensors file, whole or not at all (output_file.h). A full disk or an interrupted
+ * write leaves what was there before.
  */
 #include "checkpoint.h"
 
 #include "../tensor/checked.h"
+#include "output_file.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static void put_json_string(FILE *to, const char *text)
 {
@@ -107,45 +106,39 @@ static bool write_all(FILE *to, const char *header, size_t header_size,
         data_bytes(&tensors[i], &bytes);
         ok = bytes == 0 || fwrite(tensors[i].data, 1, bytes, to) == bytes;
     }
-    return ok && fflush(to) == 0 && fsync(fileno(to)) == 0;
+    return ok && fflush(to) == 0;
+}
+
+static bool write_file(const char *path, const char *header, size_t header_size,
+                       const struct tensor_to_write *tensors, int count, struct error *error)
+{
+    struct output_file file;
+    if (!output_file_create(&file, path, error))
+        return false;
+    FILE *to = fopen(file.temporary, "wb");
+    bool ok = to && write_all(to, header, header_size, tensors, count);
+    int reason = errno;
+    if (to && fclose(to) != 0 && ok) {
+        reason = errno;
+        ok = false;
+    }
+    if (ok)
+        return output_file_commit(&file, error);
+    output_file_discard(&file);
+    return error_set(error, "%s: cannot write: %s", path, strerror(reason));
 }
 
 bool safetensors_write(const char *path, const struct tensor_to_write *tensors, int count,
                        const char *const *metadata, struct error *error)
 {
-    char *header, *part = malloc(strlen(path) + sizeof ".part");
+    char *header;
     size_t header_size;
-    if (!part)
-        return error_out_of_memory(error, path, strlen(path));
-    sprintf(part, "%s.part", path);
-    bool ok = make_header(tensors, count, metadata, &header, &header_size);
-    if (!ok) {
-        free(part);
+    if (!make_header(tensors, count, metadata, &header, &header_size))
         return error_set(error,
                          "%s: cannot describe its %d tensors (out of memory, or a shape that "
                          "leaves 2^63 bytes)",
                          path, count);
-    }
-    FILE *to = fopen(part, "wb");
-    if (!to) {
-        ok = error_set(error, "%s: cannot create: %s", part, strerror(errno));
-    } else {
-        ok = write_all(to, header, header_size, tensors, count);
-        int reason = errno;
-        if (fclose(to) != 0 && ok) {
-            reason = errno;
-            ok = false;
-        }
-        if (ok && rename(part, path) != 0) {
-            reason = errno;
-            ok = false;
-        }
-        if (!ok) {
-            unlink(part);
-            error_set(error, "%s: cannot write: %s", path, strerror(reason));
-        }
-    }
+    bool ok = write_file(path, header, header_size, tensors, count, error);
     free(header);
-    free(part);
     return ok;
 }

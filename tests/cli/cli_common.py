@@ -112,3 +112,61 @@ def split_safetensors(data):
 def join_safetensors(header, data):
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
+
+
+def merge_shards():
+    """The transformer's shards as one file: (header, data)"""
+    header, data = {}, b""
+    for number in (1, 2):
+        part, bytes_of_part = split_safetensors(read_model_file(
+            f"transformer/diffusion_pytorch_model-{number:05d}-of-00002.safetensors"))
+        part.pop("__metadata__", None)
+        for name, entry in part.items():
+            header[name] = {**entry, "data_offsets": [at + len(data) for at in
+                                                      entry["data_offsets"]]}
+        data += bytes_of_part
+    return header, data
+
+
+def bf16_to_f32(header, data):
+    """The same numbers, those in BF16 as F32."""
+    wide, out = {}, bytearray()
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        values = data[start:end]
+        if entry["dtype"] == "BF16":
+            stretched = bytearray(2 * len(values))
+            stretched[2::4], stretched[3::4] = values[0::2], values[1::2]
+            values = stretched
+        wide[name] = {**entry, "dtype": "F32", "data_offsets": [len(out), len(out) + len(values)]}
+        out += values
+    return wide, bytes(out)
+
+
+def original_config(config):
+    """config.json as Wan-AI publishes it beside its own code."""
+    return {"_class_name": "WanModel", "model_type": "t2v", "eps": config["eps"],
+            "dim": config["num_attention_heads"] * config["attention_head_dim"],
+            "ffn_dim": config["ffn_dim"], "freq_dim": config["freq_dim"],
+            "in_dim": config["in_channels"], "out_dim": config["out_channels"],
+            "num_heads": config["num_attention_heads"], "num_layers": config["num_layers"],
+            "text_len": 512, "text_dim": config["text_dim"]}
+
+
+def original_name(name):
+    """A tensor of the transformer as Wan's model.py calls it."""
+    inside, outside = {
+        "attn1.": "self_attn.", "attn2.": "cross_attn.", "to_out.0": "o", "to_": "",
+        "ffn.net.0.proj": "ffn.0", "ffn.net.2": "ffn.2", "norm2": "norm3",
+        "scale_shift_table": "modulation",
+    }, {
+        "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+        "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+        "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+        "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+        "condition_embedder.time_proj": "time_projection.1",
+        "scale_shift_table": "head.modulation", "proj_out": "head.head",
+    }
+    for old, new in (inside if name.startswith("blocks.") else outside).items():
+        name = name.replace(old, new)
+    return name

@@ -18,7 +18,8 @@ import time
 import unittest
 
 from cli_common import (MODEL, PROGRAM, SANITIZED, SMALL, TEXT_ENCODER, TRANSFORMER, VAE, Case,
-                        generate, join_safetensors, read_model_file, split_safetensors)
+                        bf16_to_f32, generate, join_safetensors, merge_shards, original_config,
+                        original_name, read_model_file, split_safetensors)
 
 
 class Usage(Case):
@@ -188,6 +189,14 @@ class Generate(Case):
         stream, _, frames = self.probe("out.mp4")
         self.assertEqual((stream["width"], stream["height"], frames), (64, 64, 5))
 
+    @unittest.skipIf(SANITIZED, "sanitizers take memory of their own")
+    def test_memory_plan(self):
+        """The plan is what the run then takes."""
+        out, _ = self.succeed(*generate("--json", "-q", "--size", "272x144"))
+        memory = json.loads(out)["memory"]
+        self.assertGreater(memory["planned"], 0.9 * memory["peak"])
+        self.assertLess(memory["planned"], 1.2 * memory["peak"])
+
     def test_latents_and_decode(self):
         """decode makes the very frames that generate made."""
         self.succeed(*generate("--save-latents", "kept.safetensors", output="a-%d.png"))
@@ -230,7 +239,10 @@ class Generate(Case):
 
     def test_terminal(self):
         """On a terminal progress is a bar."""
-        controller, terminal = pty.openpty()
+        try:
+            controller, terminal = pty.openpty()
+        except OSError as error:
+            self.skipTest(f"no pseudo-terminal: {error}")
         process = subprocess.Popen([PROGRAM, *generate()], cwd=self.work, stderr=terminal,
                                    stdout=subprocess.DEVNULL,
                                    env=self.environment(TERM="xterm"))
@@ -374,6 +386,46 @@ class Models(Case):
         self.replace(root, index, b"{")
         self.refuse(generate("-m", root), 1, "index.json")
 
+    def float_latents(self, *arguments):
+        """The latents that a run ends with, as bytes: one step of Euler from noise to the end, which
+        both timetables agree about."""
+        self.succeed(*generate("--save-latents", "kept", "--sampler", "euler", "--steps", "1",
+                               "--cfg", "1", "--flow-shift", "3", *arguments, output="x.gif"))
+        return split_safetensors(self.read("kept"))[1]
+
+    def test_layouts(self):
+        """Shards or one file, BF16 or F32, diffusers' names or Wan's: the same latents."""
+        expected = self.float_latents()
+        header, data = merge_shards()
+        root = self.model_copy()
+        shutil.rmtree(os.path.join(root, "transformer"))
+        os.mkdir(os.path.join(root, "transformer"))
+        single = "diffusion_pytorch_model.safetensors"
+        config = read_model_file("transformer/config.json")
+        self.replace(root, "transformer/config.json", config)
+        self.replace(root, "transformer/" + single, join_safetensors(header, data))
+        self.assertEqual(self.float_latents("-m", root), expected)
+        self.replace(root, "transformer/" + single, join_safetensors(*bf16_to_f32(header, data)))
+        self.assertEqual(self.float_latents("-m", root), expected)
+
+        shutil.rmtree(os.path.join(root, "transformer"))
+        os.remove(os.path.join(root, "model_index.json"))
+        self.replace(root, "config.json", json.dumps(original_config(json.loads(config))).encode())
+        renamed = {original_name(name): entry for name, entry in header.items()}
+        self.assertEqual(len(renamed), len(header))
+        self.replace(root, single, join_safetensors(renamed, data))
+        self.assertEqual(json.loads(self.succeed("inspect", root, "--json")[0])["layout"],
+                         "original")
+        self.assertEqual(self.float_latents("-m", root), expected)
+
+    def test_control_characters(self):
+        """Names from files cannot steer the terminal."""
+        header, data = split_safetensors(read_model_file(TRANSFORMER))
+        entry = header.pop("blocks.0.attn1.to_q.weight")
+        header["\x1b[31mevil\x07\x7f\x9b"] = {**entry, "dtype": 7}
+        text = self.broken(TRANSFORMER, join_safetensors(header, data), "?[31mevil????")
+        self.assertFalse(set("\x1b\x07\x7f\x9b") & set(text))
+
     def test_tokenizer(self):
         self.broken("tokenizer/spiece.model", b"this is no model", "spiece.model")
         self.broken("tokenizer/spiece.model", b"", "spiece.model")
@@ -392,6 +444,13 @@ class Models(Case):
             text = self.refuse(generate("-m", root), 1, "blocks.3")
             self.assertNotIn("blocks.2", text)
             shutil.rmtree(root)
+
+    def test_decoder_tensor(self):
+        """A wrong tensor of the last network is found before the work: nothing is kept."""
+        header, data = split_safetensors(read_model_file(VAE))
+        header["decoder.conv_in.weights"] = header.pop("decoder.conv_in.weight")
+        text = self.broken(VAE, join_safetensors(header, data), "decoder.conv_in.weight", "missing")
+        self.assertNotIn("text:", text)
 
     def test_nan_in_decoder(self):
         """What was denoised is kept when decoding fails, and can be decoded then."""
@@ -412,6 +471,14 @@ class Models(Case):
             self.refuse(["decode", name, "-o", "x.mp4"], 1, name, left=[name])
             os.remove(self.path(name))
         self.refuse(["decode", "gone.st", "-o", "x.mp4"], 1, "gone.st")
+        good = {"latents": {"dtype": "F32", "shape": [16, 1, 1, 1], "data_offsets": [0, 64]}}
+        with open(self.path("nan.st"), "wb") as file:
+            file.write(join_safetensors(good, bytes(62) + b"\xc0\x7f"))
+        self.refuse(["decode", "nan.st", "-o", "x.mp4"], 1, "nan.st", "NaN", "element 15",
+                    left=["nan.st"])
+        self.refuse(["decode", "nan.st", "-o", "./nan.st"], 2, "--output './nan.st'",
+                    left=["nan.st"])
+        os.remove(self.path("nan.st"))
         bad = {"latents": {"dtype": "F32", "shape": [8, 1, 2, 2], "data_offsets": [0, 128]}}
         with open(self.path("bad.st"), "wb") as file:
             file.write(join_safetensors(bad, bytes(128)))
@@ -431,6 +498,8 @@ class Output(Case):
         self.refuse(generate(output="missing/out.mp4"), 1, "missing/", left=left)
         self.refuse(generate(output="dir.mp4"), 2, "dir.mp4", "folder", left=left)
         self.refuse(generate("--save-latents", "missing/x"), 1, "--save-latents", left=left)
+        self.refuse(generate("--save-latents", "./out.mp4"), 2, "--save-latents", "the output too",
+                    left=left)
         os.symlink("/dev/full", self.path("full.mp4"))
         self.refuse(generate(output="full.mp4"), 2, "not a regular file", left=left + ["full.mp4"])
 
@@ -458,6 +527,12 @@ class Output(Case):
             self.assertEqual(os.listdir(disk), ["filler"])
         finally:
             subprocess.run(["umount", disk], check=True)
+
+    def test_closed_streams(self):
+        """The video does not take the number of a closed stream, to be written into by messages."""
+        subprocess.run([PROGRAM, *generate()], cwd=self.work, env=self.environment(), check=True,
+                       preexec_fn=lambda: (os.close(0), os.close(1), os.close(2)))
+        self.assertEqual(self.probe("out.mp4")[2], 5)
 
     def test_full_stdout(self):
         with open("/dev/full", "wb") as full:
@@ -515,6 +590,18 @@ class Interrupt(Case):
 
     def test_terminated(self):
         self.interrupt(self.long(), b"text: ", signal.SIGTERM)
+        self.interrupt(self.long(), b"text: ", signal.SIGHUP)
+
+    def test_ignored(self):
+        """What the parent ignores, as nohup does, does not stop the work."""
+        process = subprocess.Popen([PROGRAM, *generate()], cwd=self.work, stderr=subprocess.PIPE,
+                                   env=self.environment(), preexec_fn=lambda: signal.signal(
+                                       signal.SIGHUP, signal.SIG_IGN))
+        process.stderr.readline()
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=120)
+        self.assertEqual(process.returncode, 0)
+        self.assertEqual(self.files(), ["out.mp4"])
 
     def test_decoding(self):
         for name in ("out.mp4", "out-%d.png"):
