@@ -60,8 +60,12 @@ struct generate_settings {
 
 struct generate_settings generate_settings_default(void);
 
-/* Fills in what is left to the model, rounds sizes to what it takes (with a note), checks every
- * value. Strings of settings may point into the model afterwards. */
+/* Fills in what is left to the model and rounds sizes to what it takes (with a note). Strings of
+ * settings may point into the model afterwards. */
+void generate_settings_fill(struct generate_settings *settings, const struct model *model,
+                            const struct generate_events *events);
+
+/* Fills, and checks every value. */
 bool generate_settings_resolve(struct generate_settings *settings, const struct model *model,
                                const struct generate_events *events, struct error *error);
 

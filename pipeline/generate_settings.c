@@ -139,11 +139,17 @@ static bool check_values(const struct generate_settings *s, const struct model *
     return ok;
 }
 
-bool generate_settings_resolve(struct generate_settings *settings, const struct model *model,
-                               const struct generate_events *events, struct error *error)
+void generate_settings_fill(struct generate_settings *settings, const struct model *model,
+                            const struct generate_events *events)
 {
     fill_defaults(settings, &model->defaults);
     round_sizes(settings, model, events);
+}
+
+bool generate_settings_resolve(struct generate_settings *settings, const struct model *model,
+                               const struct generate_events *events, struct error *error)
+{
+    generate_settings_fill(settings, model, events);
     return check_values(settings, model, error);
 }
 

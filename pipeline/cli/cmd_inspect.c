@@ -2,7 +2,7 @@
 #include "command.h"
 #include "model_location.h"
 
-#include "../memory_plan.h"
+#include "../generate.h"
 #include "../system_memory.h"
 
 #include <cjson/cJSON.h>
@@ -43,7 +43,7 @@ const struct command_spec inspect_command = {
 /* Totals of one network, and its stored types. */
 static bool add_network(cJSON *list, const char *name, const char *path, struct error *error)
 {
-    static const char *const dtypes[] = {"F64", "F32", "F16", "BF16", "I64", "I32", "U8"};
+    bool seen[STORED_OTHER + 1] = {false};
     struct checkpoint *weights = NULL;
     if (!checkpoint_open(&weights, path, error))
         return error_prefix(error, "%s: ", name);
@@ -51,10 +51,12 @@ static bool add_network(cJSON *list, const char *name, const char *path, struct 
     char stored[64] = "";
     checkpoint_totals(weights, &bytes, &elements);
     for (int64_t i = 0; i < count; i++) {
-        size_t dtype = (size_t)checkpoint_at(weights, i)->dtype, length = strlen(stored);
-        const char *word = dtype < sizeof dtypes / sizeof *dtypes ? dtypes[dtype] : "other";
-        if (!strstr(stored, word))
-            snprintf(stored + length, sizeof stored - length, "%s%s", length ? " " : "", word);
+        enum stored_dtype dtype = checkpoint_at(weights, i)->dtype;
+        size_t length = strlen(stored);
+        if (!seen[dtype])
+            snprintf(stored + length, sizeof stored - length, "%s%s", length ? " " : "",
+                     stored_dtype_name(dtype));
+        seen[dtype] = true;
     }
     cJSON *item = cJSON_CreateObject();
     cJSON_AddStringToObject(item, "name", name);
@@ -95,19 +97,23 @@ static void add_config(cJSON *root, const struct model *model)
 static bool add_memory(cJSON *root, const struct arguments *a, const struct model *model,
                        struct error *error)
 {
+    struct generate_settings settings = generate_settings_default();
+    struct memory_plan plan;
+    settings.frames = a->frames.value;
+    if (a->size &&
+        !parse_size("--size", a->size, 1, 16384, &settings.width, &settings.height, error))
+        return false;
+    generate_settings_fill(&settings, model, NULL);
     struct memory_query query = {
         .model = model,
-        .width = model->defaults.width,
-        .height = model->defaults.height,
-        .frames = a->frames.given ? a->frames.value : model->defaults.frames,
-        .guided = true,
+        .width = settings.width,
+        .height = settings.height,
+        .frames = settings.frames,
+        .guided = settings.guidance > 1,
         .tile = VAE_TILE_AUTO,
-        .attention = draftattn_plan_desc_default(),
+        .attention = settings.attention,
         .available = system_memory_available(),
     };
-    struct memory_plan plan;
-    if (a->size && !parse_size("--size", a->size, 16, 16384, &query.width, &query.height, error))
-        return false;
     if (draftattn_context_create(&query.context, NULL) != DRAFTATTN_SUCCESS)
         return error_set(error, "%s", draftattn_context_last_error(NULL));
     bool ok = memory_plan_make(&plan, &query, error);

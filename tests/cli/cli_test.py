@@ -120,6 +120,20 @@ class Usage(Case):
         self.assertEqual(found["config"]["layers"], 8)
         self.assertEqual(found["memory"]["width"], 512)
         self.assertGreater(found["memory"]["peak"], 1 << 20)
+        found = json.loads(self.succeed("inspect", "--json", "--size", "60x70", "-f", "6")[0])
+        self.assertEqual([found["memory"][k] for k in ("width", "height", "frames")], [64, 64, 5])
+
+    def test_inspect_dtypes(self):
+        """F16 is told from BF16."""
+        root = self.model_copy()
+        header, data = split_safetensors(read_model_file(VAE))
+        first = min((n for n in header if n != "__metadata__"), key=lambda n: header[n]["dtype"] !=
+                    "BF16")
+        self.assertEqual(header[first]["dtype"], "BF16")
+        header[first]["dtype"] = "F16"
+        self.replace(root, VAE, join_safetensors(header, data))
+        found = json.loads(self.succeed("inspect", root, "--json")[0])
+        self.assertEqual(sorted(found["networks"][2]["stored"].split()), ["BF16", "F16"])
 
 
 class Generate(Case):
