@@ -69,7 +69,8 @@ draftattn_status block_list_copy(const struct problem *problem, const draftattn_
               "list.capacity is %lld and the list has %lld entries", (long long)to->capacity,
               (long long)entries);
     memcpy(to->row_ptr, from->row_ptr, (size_t)(rows + 1) * sizeof(*to->row_ptr));
-    memcpy(to->block_idx, from->block_idx, (size_t)entries * sizeof(*to->block_idx));
+    if (entries > 0) /* a list without entries may be without an array for them */
+        memcpy(to->block_idx, from->block_idx, (size_t)entries * sizeof(*to->block_idx));
     return DRAFTATTN_SUCCESS;
 }
 

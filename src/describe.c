@@ -30,11 +30,11 @@ static void add_place(struct text *text, const draftattn_step *step)
 {
     bool layer = step && step->layer >= 0, count = step && step->steps > 0;
     if (layer && count)
-        add(text, "Layer %d, step %d of %d: ", step->layer, step->step + 1, step->steps);
+        add(text, "Layer %d, step %lld of %d: ", step->layer, step->step + 1LL, step->steps);
     else if (layer)
         add(text, "Layer %d: ", step->layer);
     else if (count)
-        add(text, "Step %d of %d: ", step->step + 1, step->steps);
+        add(text, "Step %lld of %d: ", step->step + 1LL, step->steps);
     else
         add(text, "Any layer and step: ");
 }

@@ -26,6 +26,7 @@
 
 typedef float vector __attribute__((vector_size(VECTOR_FLOATS * sizeof(float))));
 typedef int32_t vector_int __attribute__((vector_size(VECTOR_FLOATS * sizeof(float))));
+typedef uint32_t vector_bits __attribute__((vector_size(VECTOR_FLOATS * sizeof(float))));
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
@@ -82,8 +83,9 @@ ALWAYS_INLINE vector exp2_of(vector x)
     p = p * f + 0x1.ebfbdcp-3f;
     p = p * f + 0x1.62e430p-1f;
     p = p * f + 1.0f;
-    /* A product, not a sum of exponents: that would let a NaN with low bits set come out finite. */
-    vector scale = (vector)(((vector_int)shifted << 23) + 0x3f800000);
+    /* A product, not a sum of exponents: that would let a NaN with low bits set come out finite.
+     * Unsigned, as a NaN's bits may carry out of 32. */
+    vector scale = (vector)(((vector_bits)shifted << 23) + 0x3f800000u);
     return (vector)((vector_int)(p * scale) & ~below);
 }
 

@@ -197,6 +197,9 @@ static void test_description_in_words(void **state)
     assert_null(strstr(text, "probe"));
     draftattn_plan_destroy(without);
 
+    step.step = INT32_MAX;
+    draftattn_plan_describe(plan, &step, text, sizeof(text));
+    assert_non_null(strstr(text, "step 2147483648 of 12"));
     step.step = 0;
     draftattn_plan_describe(plan, &step, text, sizeof(text));
     assert_non_null(strstr(text, "dense attention"));
