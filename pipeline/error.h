@@ -1,6 +1,7 @@
 /*
- * How the runtime reports failure. Every fallible function takes a struct error last and returns bool;
- * the text names the file, flag, field or value at fault and the way out, and is printed once, by main.
+ * How the runtime reports failure. Every fallible function takes a struct error last and returns
+ * bool; the text names the file, flag, field or value at fault and the way out, and is printed
+ * once, by main.
  *
  *     if (rank != 2)
  *         return error_set(error, "%s: '%s' has rank %d, expected 2", path, name, rank);
@@ -18,8 +19,8 @@ struct error {
     char text[2048];
 };
 
-/* Stores the text (formatted like printf, control characters but newline and tab replaced by '?') in
- * place of what was there and returns false, so that it can end a function. error may be NULL. */
+/* Stores the text (formatted like printf, control characters but newline and tab replaced by '?')
+ * in place of what was there and returns false, so that it can end a function. error: or NULL. */
 bool error_set(struct error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* The same for a mistake on the command line. */

@@ -123,7 +123,7 @@ static bool plan_memory(struct generation *g, struct error *error)
     bool fits = memory_plan_fit(&query, &width, &height);
     error_set(error,
               "not enough memory for %" PRId64 "x%" PRId64 ", %" PRId64
-              " frames: about %.1f GiB are needed, %.1f GiB are available; ",
+              " frames: about %.2f GiB are needed, %.2f GiB are available; ",
               s->width, s->height, s->frames, plan->peak / gib, query.available / gib);
     if (fits)
         return error_append(error, "--size %" PRId64 "x%" PRId64 " would fit, or fewer --frames",
@@ -271,7 +271,8 @@ static bool encode_text(struct generation *g, struct error *error)
     bool ok = progress_step(&progress, 0, 1, error) &&
               model_open_weights(&weights, model->folder.text_encoder,
                                  model->folder.rename_text_encoder, error) &&
-              umt5_load(&encoder, &model->text, weights, g->ops, g->device, error);
+              umt5_load(&encoder, &model->text, weights, g->ops, g->device, error) &&
+              progress_step(&progress, 1, 1, error);
     double loaded = clock_seconds();
     progress = enter(g, PHASE_TEXT);
     ok = ok && progress_step(&progress, 0, 2, error) && encode_one(g, encoder, &g->prompt, error) &&

@@ -4,9 +4,8 @@
 
 #include <stdbool.h>
 
-/* Takes SIGINT, SIGTERM and SIGHUP where they are not ignored; a second one ends the process at once.
- * Makes a full disk and a closed
- * pipe errors of the write instead of signals. */
+/* Takes SIGINT, SIGTERM and SIGHUP where they are not ignored; a second one ends the process at
+ * once. Makes a full disk and a closed pipe errors of the write instead of signals. */
 void interrupt_install(void);
 
 bool interrupt_requested(void);

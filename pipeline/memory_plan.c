@@ -13,8 +13,8 @@
 /* Latents in flight: the sample, three of the sampler, two velocities, noise. */
 #define LATENT_COPIES 7
 
-/* What is there beside the networks: the code of FFmpeg and oneDNN (35 MiB), generated kernels, heap
- * that a freed network leaves in pieces. Measured with the bundled model from 272x144x5 to
+/* What is there beside the networks: the code of FFmpeg and oneDNN (35 MiB), generated kernels,
+ * heap that a freed network leaves in pieces. Measured with the bundled model from 272x144x5 to
  * 384x384x49, whole and in tiles: the plan lies 1 to 6 % above the peak. */
 #define PROGRAM_BYTES ((int64_t)76 << 20)
 

@@ -8,8 +8,8 @@
 #include <stdint.h>
 
 struct progress {
-    /* done of total steps of the phase that the caller knows it is in. Returns false to stop the work
-     * (Ctrl-C); the callee then cleans up and fails with error->interrupted. */
+    /* done of total steps of the phase that the caller knows it is in. Returns false to stop the
+     * work (Ctrl-C); the callee then cleans up and fails with error->interrupted. */
     bool (*step)(void *user, int64_t done, int64_t total);
     void *user;
 };

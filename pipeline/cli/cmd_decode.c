@@ -74,7 +74,7 @@ static bool choose_tiles(const struct arguments *a, const struct model *model, i
     return plan.peak <= query.available ||
            error_set(error,
                      "%s: decoding %" PRId64 "x%" PRId64 ", %" PRId64
-                     " frames needs about %.1f GiB, %.1f GiB are available%s",
+                     " frames needs about %.2f GiB, %.2f GiB are available%s",
                      a->latents, query.width, query.height, query.frames,
                      (double)plan.peak / 1073741824.0, (double)query.available / 1073741824.0,
                      tile == VAE_TILE_AUTO ? "" : "; --tile auto may fit");

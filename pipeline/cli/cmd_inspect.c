@@ -48,7 +48,7 @@ static bool add_network(cJSON *list, const char *name, const char *path, struct 
     if (!checkpoint_open(&weights, path, error))
         return error_prefix(error, "%s: ", name);
     int64_t bytes = 0, elements = 0, count = checkpoint_count(weights);
-    char stored[64] = "";
+    char stored[128] = "";
     checkpoint_totals(weights, &bytes, &elements);
     for (int64_t i = 0; i < count; i++) {
         enum stored_dtype dtype = checkpoint_at(weights, i)->dtype;

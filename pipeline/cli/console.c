@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #define BAR_WIDTH     30
@@ -49,6 +50,18 @@ void console_note(void *user, const char *text)
     console_print(user, "%s\n", text);
 }
 
+/* "9 s", "2 min 05 s", "3 h 20 min" */
+static void describe_time(double seconds, char *text, size_t size)
+{
+    int64_t s = seconds < 1e9 ? (int64_t)(seconds + 0.5) : 1000000000;
+    if (s < 60)
+        snprintf(text, size, "%" PRId64 " s", s);
+    else if (s < 3600)
+        snprintf(text, size, "%" PRId64 " min %02" PRId64 " s", s / 60, s % 60);
+    else
+        snprintf(text, size, "%" PRId64 " h %02" PRId64 " min", s / 3600, s / 60 % 60);
+}
+
 /* "5 of 12, 1.24 s a step, 9 s left" */
 static void describe(const struct console *c, int64_t done, int64_t total, double elapsed,
                      char *text, size_t size)
@@ -64,19 +77,32 @@ static void describe(const struct console *c, int64_t done, int64_t total, doubl
     if (done > 0 && steps)
         length +=
             snprintf(text + length, size - (size_t)length, ", %.3g s a step", elapsed / finished);
-    if (done > 0)
-        snprintf(text + length, size - (size_t)length, ", %.0f s left",
-                 elapsed / (double)done * (double)(total - done));
+    if (done > 0) {
+        char left[48];
+        describe_time(elapsed / (double)done * (double)(total - done), left, sizeof left);
+        snprintf(text + length, size - (size_t)length, ", %s left", left);
+    }
 }
 
+static int terminal_columns(void)
+{
+    struct winsize size;
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+/* One line, whatever the width of the terminal: a line that wraps could not be drawn over. */
 static void draw_bar(struct console *c, int64_t done, int64_t total, const char *text)
 {
-    char bar[BAR_WIDTH + 1];
-    int filled = (int)((double)done / (double)total * BAR_WIDTH);
-    memset(bar, '.', BAR_WIDTH);
-    memset(bar, '#', (size_t)filled);
-    bar[BAR_WIDTH] = '\0';
-    fprintf(stderr, "\r%-8s [%s] %s\033[K", generate_phase_name(c->phase), bar, text);
+    char bar[BAR_WIDTH + 1], line[256];
+    int columns = terminal_columns();
+    int room = columns - (int)strlen(text) - (int)sizeof "denoise  [] ";
+    int width = room < 5 ? 0 : room < BAR_WIDTH ? room : BAR_WIDTH;
+    memset(bar, '.', (size_t)width);
+    memset(bar, '#', (size_t)((double)done / (double)total * width));
+    bar[width] = '\0';
+    snprintf(line, sizeof line, width ? "%-8s [%s] %s" : "%-8s %s%s", generate_phase_name(c->phase),
+             bar, text);
+    fprintf(stderr, "\r%.*s\033[K", columns - 1, line);
     c->line_open = true;
     if (done >= total)
         console_close(c);

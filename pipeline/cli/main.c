@@ -94,10 +94,10 @@ static bool run(int argc, char *const *argv, struct error *error)
     return command && command->run(argc - 2, argv + 2, error);
 }
 
-/* libgomp's threads spin for milliseconds while they wait, and where other programs run they take the
- * cores that their own work needs: the bundled model's dense video took 25.6 s beside two busy loops
- * on two cores of an AMD EPYC (Zen 5), and 14.6 s with this count; alone, 6.9 s with either. libgomp
- * reads its environment before main(), hence the second start. */
+/* libgomp's threads spin for milliseconds while they wait, and where other programs run they take
+ * the cores that their own work needs: the bundled model's dense video took 25.6 s beside two busy
+ * loops on two cores of an AMD EPYC (Zen 5), and 14.6 s with this count; alone, 6.9 s with either.
+ * libgomp reads its environment before main(), hence the second start. */
 static void shorten_spinning(char *const *argv)
 {
     char program[4096]; /* its own name, lest it be listed as a process called "exe" */

@@ -1,4 +1,4 @@
-/* A growing array of code points and its ways from and to UTF-8. Refuses bytes that are not that. */
+/* A growing array of code points and its ways from and to UTF-8. Refuses other bytes. */
 #include "codepoints.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /*
- * Where the parts of a model are: diffusers layout (model_index.json, a folder each) or Wan's original
- * layout (transformer in the root, Wan2.1_VAE, models_t5_umt5-xxl-enc, google/umt5-xxl).
+ * Where the parts of a model are: diffusers layout (model_index.json, a folder each) or Wan's
+ * original layout (transformer in the root, Wan2.1_VAE, models_t5_umt5-xxl-enc, google/umt5-xxl).
  */
 #ifndef PIPELINE_IO_MODEL_FOLDER_H
 #define PIPELINE_IO_MODEL_FOLDER_H

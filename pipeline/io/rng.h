@@ -1,6 +1,6 @@
 /*
- * Standard normal float32 numbers as torch.randn on a CPU generator gives them (MT19937, Box-Muller in
- * blocks of 16), so that a seed names the same noise here and there.
+ * Standard normal float32 numbers as torch.randn on a CPU generator gives them (MT19937, Box-Muller
+ * in blocks of 16), so that a seed names the same noise here and there.
  */
 #ifndef PIPELINE_IO_RNG_H
 #define PIPELINE_IO_RNG_H

@@ -13,11 +13,11 @@
 
 /* Which published timetable of base sigmas (i of N, before the shift) a run follows. */
 enum scheduler_table {
-    SCHEDULER_TABLE_WAN, /* as Wan2.1 and HunyuanVideo publish them: UniPC 0.999 (1 - i/N), DPM++
-                                 and Euler 1 - i/N */
-    SCHEDULER_TABLE_DIFFUSERS /* as diffusers does by default: UniPC 1 - 0.999 i/N with the first sigma
-                                 below 1 (since 2026-01), DPM++ 0.999 (1 - i/N), Euler evenly between
-                                 shifted ends and then shifted again */
+    /* as Wan2.1 and HunyuanVideo publish them: UniPC 0.999 (1 - i/N), DPM++ and Euler 1 - i/N */
+    SCHEDULER_TABLE_WAN,
+    /* as diffusers does by default: UniPC 1 - 0.999 i/N with the first sigma below 1 (since
+     * 2026-01), DPM++ 0.999 (1 - i/N), Euler evenly between shifted ends and then shifted again */
+    SCHEDULER_TABLE_DIFFUSERS
 };
 
 struct scheduler;
@@ -32,7 +32,7 @@ struct scheduler_desc {
 /* Comma-separated names of the samplers, for messages and --help. Static. */
 const char *scheduler_names(void);
 
-/* elements: length of the latents. Fails (usage) for an unknown sampler, steps < 1, a shift <= 0. */
+/* elements: length of the latents. Fails (usage) for an unknown sampler, steps < 1, shift <= 0. */
 bool scheduler_create(struct scheduler **out, const struct scheduler_desc *desc, int64_t elements,
                       struct error *error);
 void scheduler_destroy(struct scheduler *scheduler); /* accepts NULL */
@@ -42,8 +42,8 @@ double scheduler_sigma(const struct scheduler *scheduler, int32_t step); /* step
 double scheduler_timestep(const struct scheduler *scheduler,
                           int32_t step); /* what the network is told */
 
-/* Advances sample in place from step to step + 1 by the network's velocity at (sample, step). Steps in
- * order, each once. Host float32. */
+/* Advances sample in place from step to step + 1 by the network's velocity at (sample, step). Steps
+ * in order, each once. Host float32. */
 void scheduler_advance(struct scheduler *scheduler, int32_t step, const float *velocity,
                        float *sample);
 

@@ -1,4 +1,4 @@
-/* Products and sums of sizes that come from files or flags: false where they leave int64_t/size_t. */
+/* Products and sums of sizes from files or flags: false where they leave int64_t/size_t. */
 #ifndef PIPELINE_TENSOR_CHECKED_H
 #define PIPELINE_TENSOR_CHECKED_H
 

@@ -5,6 +5,7 @@ Run by CTest, or by hand:
 DRAFTATTN_PROGRAM=build/release/bin/draftattn DRAFTATTN_TEST_MODEL=samples/tiny-world/checkpoint \
     python3 tests/cli/cli_test.py [Usage|Generate|Formats|Models|Output|Interrupt]
 """
+import fcntl
 import json
 import os
 import pty
@@ -14,6 +15,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import termios
 import time
 import unittest
 
@@ -251,13 +253,14 @@ class Generate(Case):
     def test_quiet(self):
         self.assertEqual(self.succeed(*generate("-q")), ("", ""))
 
-    def test_terminal(self):
-        """On a terminal progress is a bar."""
+    def on_terminal(self, columns, *more):
+        """What a terminal of so many columns gets to see."""
         try:
             controller, terminal = pty.openpty()
         except OSError as error:
             self.skipTest(f"no pseudo-terminal: {error}")
-        process = subprocess.Popen([PROGRAM, *generate()], cwd=self.work, stderr=terminal,
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        process = subprocess.Popen([PROGRAM, *generate(*more)], cwd=self.work, stderr=terminal,
                                    stdout=subprocess.DEVNULL,
                                    env=self.environment(TERM="xterm"))
         os.close(terminal)
@@ -272,7 +275,18 @@ class Generate(Case):
             text += part
         os.close(controller)
         self.assertEqual(process.wait(60), 0)
-        self.assertRegex(text, rb"\rdenoise +\[#+\] 2 of 2")
+        return text
+
+    def test_terminal(self):
+        """On a terminal progress is a bar."""
+        self.assertRegex(self.on_terminal(80), rb"\rdenoise +\[#{30}\] 2 of 2")
+
+    def test_narrow_terminal(self):
+        """The bar never wraps, which would leave its pieces standing."""
+        for columns in (20, 50):
+            lines = re.findall(rb"\r([^\r\n]*)\x1b\[K", self.on_terminal(columns))
+            self.assertTrue(lines)
+            self.assertLess(max(map(len, lines)), columns)
 
 
 class Formats(Case):
@@ -600,7 +614,7 @@ class Interrupt(Case):
         self.interrupt(self.long(), b"model ")
 
     def test_denoising(self):
-        self.interrupt(self.long(), b"load: ")
+        self.interrupt(self.long(), b"load: 8 of 8")
 
     def test_terminated(self):
         self.interrupt(self.long(), b"text: ", signal.SIGTERM)
