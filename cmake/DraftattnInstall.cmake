@@ -21,6 +21,9 @@ install(FILES ${PROJECT_BINARY_DIR}/draftattnConfig.cmake
 # The prefix follows the file, so that an installed tree can be moved.
 file(RELATIVE_PATH pc_to_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 set(pc_private_libs "${OpenMP_C_FLAGS} -lm")
+if(NOT BUILD_SHARED_LIBS) # no shared one beside it: whoever links it needs them
+  set(pc_libs " ${pc_private_libs}")
+endif()
 configure_file(cmake/draftattn.pc.in draftattn.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/draftattn.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 

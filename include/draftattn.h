@@ -233,7 +233,7 @@ DRAFTATTN_API const char *draftattn_backend_name(draftattn_backend backend);
 DRAFTATTN_API const char *draftattn_policy_name(draftattn_policy policy);
 DRAFTATTN_API const char *draftattn_stage_name(draftattn_stage stage);
 
-/* From a name such as "draft-paper" or "avx2". INVALID_ARGUMENT for an unknown one; *out untouched. */
+/* From a name such as "draft-paper" or "avx2". INVALID_ARGUMENT, *out untouched, if unknown. */
 DRAFTATTN_API draftattn_status draftattn_backend_from_name(const char *name,
                                                            draftattn_backend *out);
 DRAFTATTN_API draftattn_status draftattn_policy_from_name(const char *name, draftattn_policy *out);
@@ -276,8 +276,8 @@ DRAFTATTN_API draftattn_plan_desc draftattn_plan_desc_default(void);
  * Checks desc, chooses the kernels, computes the block order. The plan is immutable and may be
  * shared between threads, each with a workspace of its own. Host memory only: 12 bytes a token.
  *
- * Errors: INVALID_ARGUMENT (names the field and its value), UNSUPPORTED (no kernel for it; says what
- * there is), OUT_OF_MEMORY. *out is NULL on failure.
+ * Errors: INVALID_ARGUMENT (names the field and its value), UNSUPPORTED (no kernel for it; says
+ * what there is), OUT_OF_MEMORY. *out is NULL on failure.
  */
 DRAFTATTN_API draftattn_status draftattn_plan_create(draftattn_plan **out,
                                                      draftattn_context *context,
@@ -289,8 +289,8 @@ DRAFTATTN_API void draftattn_plan_destroy(draftattn_plan *plan);
 DRAFTATTN_API draftattn_status draftattn_plan_info_get(const draftattn_plan *plan,
                                                        draftattn_plan_info *info);
 
-/* Bytes of workspace one run needs: host memory for CPU backends, device memory for CUDA, aligned to
- * 256. Enough for every call below that takes a workspace. */
+/* Bytes of workspace one run needs: host memory for CPU backends, device memory for CUDA, aligned
+ * to 256. Enough for every call below that takes a workspace. */
 DRAFTATTN_API draftattn_status draftattn_plan_workspace_size(const draftattn_plan *plan,
                                                              size_t *bytes);
 
@@ -304,9 +304,9 @@ DRAFTATTN_API draftattn_status draftattn_plan_is_dense(const draftattn_plan *pla
 DRAFTATTN_API size_t draftattn_plan_describe(const draftattn_plan *plan, const draftattn_step *step,
                                              char *buffer, size_t size);
 
-/* order[position in block order] = raster index, [tokens] in host memory. Text keeps its places. The
- * same permutation applies to a runtime's tokens and RoPE rows (DRAFTATTN_ORDER_BLOCK). The dense
- * policy has the order of DRAFT. */
+/* order[position in block order] = raster index, [tokens] in host memory. Text keeps its places.
+ * The same permutation applies to a runtime's tokens and RoPE rows (DRAFTATTN_ORDER_BLOCK). The
+ * dense policy has the order of DRAFT. */
 DRAFTATTN_API draftattn_status draftattn_plan_order(const draftattn_plan *plan, int64_t *order);
 
 /* ---------------------------------------------------------------------------------------------
@@ -319,22 +319,24 @@ DRAFTATTN_API draftattn_status draftattn_plan_order(const draftattn_plan *plan, 
  *     o_i = ( sum_{J in K(I)} sum_{t in J} e^{s q_i.k_t} v_t
  *           + sum_{J not in K(I)} n_J e^{s q_i.mean_k(J)} mean_v(J) ) / (the same sums without v)
  *
- * for query row i of block I with kept key blocks K(I); the second sum is the compensation. Density 1
- * equals dense attention. A row that sees nothing gives o = 0 and lse = -infinity.
+ * for query row i of block I with kept key blocks K(I); the second sum is the compensation.
+ * Density 1 equals dense attention. A row that sees nothing gives o = 0 and lse = -infinity.
  *
  * step       NULL = no guard by step or layer acts
  * q, k, v    [batch, heads, tokens, head_dim] of in_dtype, in the memory space of the backend
  * o          the same shape, out_dtype; must not overlap q, k, v or the workspace
  * lse        NULL, or F32 [batch, heads, tokens, 1]: natural logarithm of the denominator above.
  *            Repair does not change it
- * list       NULL, or a block list that replaces draft map and selection, also for policy DENSE (host
- *            memory; checked). Dense guards stand above it
- * workspace  of at least draftattn_plan_workspace_size(), aligned to 64 bytes; one per run under way
- * stream     a cudaStream_t for CUDA, where the call returns before the work is done; ignored on CPU
+ * list       NULL, or a block list that replaces draft map and selection, also for policy DENSE
+ *            (host memory; checked). Dense guards stand above it
+ * workspace  of at least draftattn_plan_workspace_size(), aligned to 64 bytes; one per run at a
+ *            time
+ * stream     a cudaStream_t for CUDA, where the call returns before the work is done; CPU backends
+ *            ignore it
  *
  * Results do not depend on the number of threads.
- * Errors: INVALID_ARGUMENT (o and lse untouched); DEVICE_ERROR, and OUT_OF_MEMORY from the reference
- * backend, which alone allocates (both undefined).
+ * Errors: INVALID_ARGUMENT (o and lse untouched); DEVICE_ERROR, and OUT_OF_MEMORY from the
+ * reference backend, which alone allocates (both undefined).
  * Source: block-sparse draft attention arXiv 2505.14708; online softmax arXiv 2205.14135; probe-row
  * repair after arXiv 2608.18484.
  */

@@ -13,8 +13,7 @@ draftattn_status error_report(draftattn_status status, const char *format, ...)
 
 const char *error_last(void);
 
-/* Returns status itself, so that whoever reads along, an analyser too, sees that it is no
- * success. */
+/* Returns status itself, so that a reader, an analyser too, sees that it is no success. */
 #define RETURN_IF(condition, status, ...)                                                          \
     do {                                                                                           \
         if (condition) {                                                                           \

@@ -65,8 +65,8 @@ ALWAYS_INLINE vector larger(vector a, vector b)
 /*
  * 2^x for x <= 0, within 1.2e-7 of it relatively; exactly 1 at 0 and exactly 0 below -126 and at
  * -infinity; NaN stays NaN. x = n + f with n the nearest integer: adding 1.5 * 2^23 leaves n in the
- * low bits of the float. The polynomial is minimax for the relative error of 2^f on [-1/2, 1/2], with
- * constant term 1.
+ * low bits of the float. The polynomial is minimax for the relative error of 2^f on [-1/2, 1/2],
+ * with constant term 1.
  */
 ALWAYS_INLINE vector exp2_of(vector x)
 {

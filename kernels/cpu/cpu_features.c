@@ -1,7 +1,7 @@
 /*
  * Which instruction sets work here. The compiler's own run-time check asks the CPU (CPUID) and the
- * operating system (XGETBV: are the wide registers saved on a task switch?), so a set that it reports
- * can be used.
+ * operating system (XGETBV: are the wide registers saved on a task switch?), so a set that it
+ * reports can be used.
  */
 #include "cpu_features.h"
 

@@ -201,7 +201,8 @@ static void test_wrong_arguments_are_refused(void **state)
     library_case_close(&test);
 }
 
-/* Infinities and NaN give what they give, but nothing crashes, hangs or leaves the list malformed. */
+/* Infinities and NaN give what they give, but nothing crashes, hangs or leaves the list
+ * malformed. */
 static void test_hostile_numbers_are_survived(void **state)
 {
     static const float values[] = {NAN, INFINITY, -INFINITY, 3e38f, 1e-45f};
@@ -333,7 +334,8 @@ static void test_error_of_nan_is_nan(void **state)
     library_case_close(&test);
 }
 
-/* What a plan left in a workspace is not another's, even where the other took its place in memory. */
+/* What a plan left in a workspace is not another's, even where the other took its place in
+ * memory. */
 static void test_a_later_plan_reads_nothing_of_an_earlier_one(void **state)
 {
     draftattn_plan_desc desc = small_grid();

@@ -1,6 +1,6 @@
 /*
- * The helpers that golden tests stand on: the rule that makes weights, against the numbers published with
- * it, and the comparison, which must not let a NaN pass.
+ * The helpers that golden tests stand on: the rule that makes weights, against the numbers
+ * published with it, and the comparison, which must not let a NaN pass.
  */
 #include "golden/golden_common.c"
 
