@@ -11,17 +11,12 @@
 /* Fewer are ranked before threads have woken up. */
 #define MIN_SHARED_PAIRS 10000
 
-static int64_t clip(int64_t value, int64_t low, int64_t high)
-{
-    return value < low ? low : value > high ? high : value;
-}
-
 int64_t policy_draft_budget(const struct problem *problem)
 {
     int64_t rows = problem->video_query_blocks, video = rows * problem->video_key_blocks;
     int64_t pairs = problem->query_blocks * problem->key_blocks;
     double budget = round((1 - problem->desc.sparsity) * (double)pairs);
-    return clip((int64_t)budget - (pairs - video), rows, video);
+    return select_clip((int64_t)budget - (pairs - video), rows, video);
 }
 
 static void fill_head(const struct problem *problem, const float *score, uint8_t *keep,
@@ -29,7 +24,7 @@ static void fill_head(const struct problem *problem, const float *score, uint8_t
 {
     int64_t rows = problem->video_query_blocks, columns = problem->video_key_blocks;
     double share = floor(problem->desc.row_floor * (double)budget / (double)rows);
-    int64_t floor_count = clip((int64_t)share, 1, columns);
+    int64_t floor_count = select_clip((int64_t)share, 1, columns);
     for (int64_t row = 0; row < rows; row++)
         select_mark_best(score + row * columns, keep + row * columns, columns, floor_count);
     select_mark_best(score, keep, rows * columns, budget - rows * floor_count);
@@ -42,8 +37,8 @@ void policy_draft(const struct problem *problem, const float *score, uint8_t *ke
     int64_t mean = policy_draft_budget(problem), heads = problem->desc.heads;
     int64_t *budget = scratch, *histogram = scratch + problem->heads;
     double spread = problem->desc.head_spread;
-    int64_t low = clip((int64_t)ceil((double)mean / spread), rows, mean);
-    int64_t high = clip((int64_t)fmin((double)mean * spread, (double)video), mean, video);
+    int64_t low = select_clip((int64_t)ceil((double)mean / spread), rows, mean);
+    int64_t high = select_clip((int64_t)fmin((double)mean * spread, (double)video), mean, video);
     for (int64_t head = 0; head < problem->heads; head++)
         budget[head] = mean;
     if (spread > 1)

@@ -67,11 +67,6 @@ void select_mark_best(const float *score, uint8_t *keep, int64_t count, int64_t 
     }
 }
 
-static int64_t clip(int64_t value, int64_t low, int64_t high)
-{
-    return value < low ? low : value > high ? high : value;
-}
-
 void select_share(const float *score, int64_t heads, int64_t count, int64_t mean, int64_t low,
                   int64_t high, int64_t *budget, int64_t *histogram, int32_t threads)
 {
@@ -91,7 +86,7 @@ void select_share(const float *score, int64_t heads, int64_t count, int64_t mean
         for (digit = 255;; digit--) {
             int64_t reached = 0;
             for (int64_t head = 0; head < heads; head++)
-                reached += clip(above[head] + histogram[head * 256 + digit], low, high);
+                reached += select_clip(above[head] + histogram[head * 256 + digit], low, high);
             if (digit == 0 || reached >= total)
                 break;
             for (int64_t head = 0; head < heads; head++)
@@ -102,11 +97,11 @@ void select_share(const float *score, int64_t heads, int64_t count, int64_t mean
     }
     int64_t missing = total;
     for (int64_t head = 0; head < heads; head++)
-        missing -= clip(above[head], low, high);
+        missing -= select_clip(above[head], low, high);
     for (int64_t head = 0; head < heads; head++) {
-        int64_t base = clip(above[head], low, high);
-        int64_t room = clip(above[head] + histogram[head * 256 + digit], low, high) - base;
-        int64_t extra = clip(missing, 0, room);
+        int64_t base = select_clip(above[head], low, high);
+        int64_t room = select_clip(above[head] + histogram[head * 256 + digit], low, high) - base;
+        int64_t extra = select_clip(missing, 0, room);
         budget[head] = base + extra;
         missing -= extra;
     }

@@ -13,6 +13,11 @@ struct select_cut {
     int64_t ties;
 };
 
+static inline int64_t select_clip(int64_t value, int64_t low, int64_t high)
+{
+    return value < low ? low : value > high ? high : value;
+}
+
 /* Total order of floats as integers: larger score, larger key; 0 and -0 are one. Not for NaN. */
 uint32_t select_key(float score);
 
