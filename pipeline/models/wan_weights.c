@@ -29,7 +29,7 @@ struct vector_entry {
 struct loader {
     struct wan_transformer *transformer;
     const struct checkpoint *checkpoint;
-    const char *prefix;  /* of names: "blocks.3." */
+    char prefix[48];     /* of names: "blocks.3." */
     float *host;         /* one layer before it is packed */
     int64_t host_floats; /* its size */
 };
@@ -167,7 +167,7 @@ static bool load_image_embedder(struct loader *loader, struct error *error)
         {&t->image_norm2_bias, 1, d, "norm2.bias"},
         {&t->image_position, t->config.pos_embed_seq_len, image, "pos_embed"}, /* must be last */
     };
-    loader->prefix = "condition_embedder.image_embedder.";
+    snprintf(loader->prefix, sizeof loader->prefix, "condition_embedder.image_embedder.");
     return load_linears(loader, linears, COUNT(linears), error) &&
            load_vectors(loader, vectors, COUNT(vectors) - (t->config.pos_embed_seq_len == 0),
                         error);
@@ -192,12 +192,12 @@ static bool load_outside(struct loader *loader, struct error *error)
         {&t->head, wan_patch_volume(config) * config->out_channels, d, {"proj_out"}}};
     const struct vector_entry head_table[] = {{&t->head_table, 2, d, "scale_shift_table"}};
 
-    loader->prefix = "";
+    loader->prefix[0] = 0;
     if (!load_stack(loader, &t->patch, patch_names, patch_shape, 5, error) ||
         !load_linears(loader, head, COUNT(head), error) ||
         !load_vectors(loader, head_table, COUNT(head_table), error))
         return false;
-    loader->prefix = "condition_embedder.";
+    snprintf(loader->prefix, sizeof loader->prefix, "condition_embedder.");
     return load_linears(loader, embedders, COUNT(embedders), error) &&
            (config->image_dim == 0 || load_image_embedder(loader, error));
 }
@@ -227,9 +227,7 @@ static bool load_all(struct loader *loader, const struct progress *progress, str
     if (!load_outside(loader, error))
         return false;
     for (int64_t i = 0; i < layers; i++) {
-        char prefix[32];
-        snprintf(prefix, sizeof prefix, "blocks.%lld.", (long long)i);
-        loader->prefix = prefix;
+        snprintf(loader->prefix, sizeof loader->prefix, "blocks.%lld.", (long long)i);
         if (!progress_step(progress, i, layers, error) || !load_block(loader, &t->blocks[i], error))
             return false;
     }
