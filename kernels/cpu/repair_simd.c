@@ -253,7 +253,7 @@ static struct buffers open_scratch(const struct repair_fit *fit)
                             .inverse = (double *)(base + layout.inverse)};
 }
 
-/* Fills x, xt, residual, mean, error. Returns beta. */
+/* Fills x, xt, residual, mean. Returns beta. */
 static float make_features(struct repair_fit *fit, struct buffers *b)
 {
     int64_t n = fit->rows, d = fit->head_dim, features = 2 * d;
@@ -267,7 +267,6 @@ static float make_features(struct repair_fit *fit, struct buffers *b)
             b->residual[r * d + i] = fit->exact[r * d + i] - fit->o[r * d + i];
         }
     }
-    fit->error = sum_of_squares(b->residual, NULL, n * d);
     centre(b->x, n, features, features, b->mean);
     centre(b->residual, n, d, d, b->mean + features);
     transpose(b->x, n, features, b->xt);

@@ -14,20 +14,20 @@
 struct repair_fit {
     int64_t rows; /* probe rows, >= 1 */
     int32_t head_dim;
-    double ridge;        /* share of the mean diagonal of the Gram matrix */
-    const float *o;      /* [rows][head_dim] sparse outputs */
-    const float *q;      /* [rows][head_dim] at any scale */
-    const float *exact;  /* [rows][head_dim] */
-    float *weight;       /* out: [2 * head_dim][head_dim]; the lower half applies to q as it is */
-    float *shift;        /* out: [head_dim] */
-    double error;        /* out: sum of squares of exact - o */
-    double error_unseen; /* out: the same after correction, each row predicted from the others */
-    double gain_spread;  /* out: standard error of error - error_unseen, from row to row */
-    void *scratch;       /* repair_fit_bytes() */
+    double ridge;       /* share of the mean diagonal of the Gram matrix */
+    const float *o;     /* [rows][head_dim] sparse outputs */
+    const float *q;     /* [rows][head_dim] at any scale */
+    const float *exact; /* [rows][head_dim] */
+    float *weight;      /* out: [2 * head_dim][head_dim]; the lower half applies to q as it is */
+    float *shift;       /* out: [head_dim] */
+    double
+        error_unseen; /* out: sum of squares after correction, each row predicted from the others */
+    double gain_spread; /* out: standard error of the gain over exact - o, from row to row */
+    void *scratch;      /* repair_fit_bytes() */
 };
 
-/* False where the features do not vary or rounding has eaten the solution; weight and shift are
- * then undefined, error is always set. */
+/* False where the features do not vary or rounding has eaten the solution; the outputs are then
+ * undefined. */
 typedef bool (*repair_fit_fn)(struct repair_fit *fit);
 
 /* o[row] += shift + [o[row], q[row]] weight, in place; fixed is scratch [rows][head_dim]. */

@@ -9,12 +9,12 @@
 
 #include "../tensor/checked.h"
 #include "json_file.h"
+#include "path_kind.h"
 #include "safetensors.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define INDEX_BYTES_MAX ((size_t)100 << 20)
 #define INDEX_SUFFIX    ".index.json"
@@ -42,18 +42,6 @@ static char *join(const char *folder, size_t folder_length, const char *name)
     if (path)
         snprintf(path, size, "%.*s/%s", (int)folder_length, folder, name);
     return path;
-}
-
-static bool is_file(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
-}
-
-static bool is_folder(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
 /* What to open for path: itself, or the known file in the folder it names. */

@@ -9,6 +9,7 @@
 
 #include "json_file.h"
 #include "names_wan.h"
+#include "path_kind.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -18,18 +19,6 @@
 
 #define JSON_BYTES_MAX ((size_t)16 << 20)
 #define EXAMPLE        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-
-static bool is_file(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
-}
-
-static bool is_folder(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-}
 
 /* out [MODEL_PATH_MAX] = root/name, or "" where that is too long. */
 static const char *join(char *out, const char *root, const char *name)

@@ -81,4 +81,18 @@ static inline void scratch_close(struct scratch *scratch)
     scratch_remove(scratch->root);
 }
 
+/* For cmocka: *state is the folder. */
+static inline int scratch_setup(void **state)
+{
+    static struct scratch scratch;
+    *state = &scratch;
+    return scratch_open(&scratch);
+}
+
+static inline int scratch_teardown(void **state)
+{
+    scratch_close(*state);
+    return 0;
+}
+
 #endif

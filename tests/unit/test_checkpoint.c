@@ -483,19 +483,6 @@ static void failed_writes_leave_nothing(void **state)
     assert_false(safetensors_write(path, &tensor, 1, NULL, &error));
 }
 
-static int open_scratch(void **state)
-{
-    static struct scratch scratch;
-    *state = &scratch;
-    return scratch_open(&scratch);
-}
-
-static int close_scratch(void **state)
-{
-    scratch_close(*state);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -512,5 +499,5 @@ int main(void)
         cmocka_unit_test(shards_through_an_index),
         cmocka_unit_test(failed_writes_leave_nothing),
     };
-    return cmocka_run_group_tests(tests, open_scratch, close_scratch);
+    return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -166,19 +166,6 @@ static void hostile_sizes_are_refused(void **state)
     refuse(scratch_path(s, "large.json"), "at most 16777216 are read");
 }
 
-static int open_scratch(void **state)
-{
-    static struct scratch scratch;
-    *state = &scratch;
-    return scratch_open(&scratch);
-}
-
-static int close_scratch(void **state)
-{
-    scratch_close(*state);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -187,5 +174,5 @@ int main(void)
         cmocka_unit_test(broken_files_are_refused),
         cmocka_unit_test(hostile_sizes_are_refused),
     };
-    return cmocka_run_group_tests(tests, open_scratch, close_scratch);
+    return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -238,19 +238,6 @@ static void damaged_tables_are_found(void **state)
     }
 }
 
-static int open_scratch(void **state)
-{
-    static struct scratch scratch;
-    *state = &scratch;
-    return scratch_open(&scratch);
-}
-
-static int close_scratch(void **state)
-{
-    scratch_close(*state);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -259,9 +246,10 @@ int main(void)
         cmocka_unit_test(special_tokens_inside_a_prompt),
         cmocka_unit_test(raw_pieces),
         cmocka_unit_test(long_prompts_are_cut),
-        cmocka_unit_test_setup_teardown(configured_tokens, open_scratch, close_scratch),
-        cmocka_unit_test_setup_teardown(files_that_are_no_tokenizer, open_scratch, close_scratch),
-        cmocka_unit_test_setup_teardown(damaged_tables_are_found, open_scratch, close_scratch),
+        cmocka_unit_test_setup_teardown(configured_tokens, scratch_setup, scratch_teardown),
+        cmocka_unit_test_setup_teardown(files_that_are_no_tokenizer, scratch_setup,
+                                        scratch_teardown),
+        cmocka_unit_test_setup_teardown(damaged_tables_are_found, scratch_setup, scratch_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
