@@ -47,6 +47,63 @@ void image_free(struct image *image)
     *image = (struct image){0};
 }
 
+struct byte_buffer {
+    uint8_t *bytes;
+    size_t size, capacity;
+    bool failed;
+};
+
+static void append_bytes(void *user, void *data, int size)
+{
+    struct byte_buffer *buffer = user;
+    size_t needed = buffer->size + (size_t)(size > 0 ? size : 0);
+    if (needed > buffer->capacity) {
+        size_t capacity = needed < 4096 ? 4096 : 2 * needed;
+        uint8_t *grown = realloc(buffer->bytes, capacity);
+        buffer->failed |= !grown;
+        if (!grown)
+            return;
+        buffer->bytes = grown;
+        buffer->capacity = capacity;
+    }
+    if (size > 0)
+        memcpy(buffer->bytes + buffer->size, data, (size_t)size);
+    buffer->size = needed;
+}
+
+/* name: of the file, or what the image is, for messages. */
+static bool check_sides(const char *name, const struct image *image, struct error *error)
+{
+    return (image->width >= 1 && image->height >= 1 && image->width <= IMAGE_MAX_SIDE &&
+            image->height <= IMAGE_MAX_SIDE) ||
+           error_set(error, "image '%s': %d x %d pixels; a side takes 1 to %d", name, image->width,
+                     image->height, IMAGE_MAX_SIDE);
+}
+
+bool image_encode(uint8_t **bytes, size_t *size, enum image_format format,
+                  const struct image *image, struct error *error)
+{
+    enum { JPEG_QUALITY = 92 };
+    struct byte_buffer buffer = {0};
+    *bytes = NULL;
+    *size = 0;
+    if (!check_sides("in memory", image, error))
+        return false;
+    int done = format == IMAGE_PNG
+                   ? stbi_write_png_to_func(append_bytes, &buffer, image->width, image->height, 3,
+                                            image->rgb, image->width * 3)
+                   : stbi_write_jpg_to_func(append_bytes, &buffer, image->width, image->height, 3,
+                                            image->rgb, JPEG_QUALITY);
+    if (!done || buffer.failed) {
+        free(buffer.bytes);
+        return error_out_of_memory(error, "an encoded image",
+                                   3ULL * (unsigned)image->width * (unsigned)image->height);
+    }
+    *bytes = buffer.bytes;
+    *size = buffer.size;
+    return true;
+}
+
 struct png_stream {
     FILE *file;
     bool failed;
@@ -62,10 +119,8 @@ static void write_bytes(void *user, void *data, int size)
 bool image_write_png_to(const struct output_file *file, const struct image *image,
                         struct error *error)
 {
-    if (image->width < 1 || image->height < 1 || image->width > IMAGE_MAX_SIDE ||
-        image->height > IMAGE_MAX_SIDE)
-        return error_set(error, "image '%s': %d x %d pixels; a side takes 1 to %d", file->target,
-                         image->width, image->height, IMAGE_MAX_SIDE);
+    if (!check_sides(file->target, image, error))
+        return false;
     struct png_stream stream = {.file = fopen(file->temporary, "wb")};
     if (!stream.file)
         return error_set(error, "image '%s': %s", file->target, strerror(errno));

@@ -81,6 +81,18 @@ static void describe_colours(AVCodecContext *codec)
     codec->color_trc = AVCOL_TRC_BT709;
 }
 
+/* The choice's options, its constant rate factor moved by offset. */
+static int make_options(AVDictionary **options, const struct encoder_choice *choice, int offset)
+{
+    int code = av_dict_parse_string(options, choice->options, "=", ":", 0);
+    const AVDictionaryEntry *crf = code >= 0 ? av_dict_get(*options, "crf", NULL, 0) : NULL;
+    if (crf && offset) {
+        int value = atoi(crf->value) + offset;
+        code = av_dict_set_int(options, "crf", value < 0 ? 0 : value > 50 ? 50 : value, 0);
+    }
+    return code;
+}
+
 /* NULL where this encoder is not there or does not open; *code says why. */
 static AVCodecContext *open_choice(const struct encoder_choice *choice, bool gif,
                                    bool global_header, const struct video_desc *desc, int *code)
@@ -96,14 +108,14 @@ static AVCodecContext *open_choice(const struct encoder_choice *choice, bool gif
     codec->time_base = av_inv_q(codec->framerate);
     codec->pix_fmt = gif ? AV_PIX_FMT_PAL8 : AV_PIX_FMT_YUV420P;
     codec->thread_count = 0;
-    codec->bit_rate =
-        (int64_t)(choice->bits_per_pixel * desc->width * desc->height * fmax(desc->fps, 1));
+    codec->bit_rate = (int64_t)(choice->bits_per_pixel * desc->width * desc->height *
+                                fmax(desc->fps, 1) * exp2(-desc->crf_offset / 6.0));
     if (!gif)
         describe_colours(codec);
     if (global_header)
         codec->flags |= AV_CODEC_FLAG_GLOBAL_HEADER;
     AVDictionary *options = NULL;
-    *code = av_dict_parse_string(&options, choice->options, "=", ":", 0);
+    *code = make_options(&options, choice, desc->crf_offset);
     if (*code >= 0)
         *code = avcodec_open2(codec, type, &options);
     av_dict_free(&options);

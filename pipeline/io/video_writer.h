@@ -18,6 +18,8 @@ struct video_desc {
     int64_t frames;
     double fps;
     const char *const *metadata; /* key, value, ..., NULL; or NULL */
+    int32_t crf_offset;          /* added to the constant rate factor of the encoder's default: 6
+                                    halves the bits, about; negative = better than the default */
 };
 
 /* Everything that can be known before the work: the extension, the folder, that it can be written

@@ -51,6 +51,38 @@ static void test_round_trip(void **state)
     unlink(in_folder("a.png"));
 }
 
+/* The bytes in memory are those of a file: PNG exactly, JPEG nearly. */
+static void test_encode(void **state)
+{
+    (void)state;
+    uint8_t rgb[32 * 24 * 3], *bytes = NULL;
+    size_t size = 0;
+    struct image image = {32, 24, rgb}, back;
+    struct error error = {0};
+    for (int i = 0; i < 32 * 24; i++)
+        for (int c = 0; c < 3; c++)
+            rgb[i * 3 + c] = (uint8_t)(i % 32 * 5 + i / 32 * (c + 1));
+    for (int format = IMAGE_PNG; format <= IMAGE_JPEG; format++) {
+        int64_t difference = 0;
+        assert_true(image_encode(&bytes, &size, (enum image_format)format, &image, &error));
+        FILE *file = fopen(in_folder("encoded"), "wb");
+        assert_int_equal(fwrite(bytes, 1, size, file), size);
+        fclose(file);
+        free(bytes);
+        assert_true(image_read(&back, in_folder("encoded"), &error));
+        assert_int_equal(back.width, 32);
+        assert_int_equal(back.height, 24);
+        for (size_t i = 0; i < sizeof rgb; i++)
+            difference += abs(back.rgb[i] - rgb[i]);
+        assert_true(difference <= (format == IMAGE_PNG ? 0 : (int64_t)sizeof rgb * 4));
+        image_free(&back);
+        unlink(in_folder("encoded"));
+    }
+    image.width = 0;
+    assert_false(image_encode(&bytes, &size, IMAGE_PNG, &image, &error));
+    assert_null(bytes);
+}
+
 static void write_file(const char *name, const void *bytes, size_t size)
 {
     FILE *file = fopen(in_folder(name), "wb");
@@ -94,6 +126,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_encode),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

@@ -84,7 +84,8 @@ static const char *in_folder(const struct fixture *f, const char *name)
 }
 
 static const char *const metadata[] = {"title", "a red ball", "comment", "seed 7", NULL};
-static const struct video_desc desc = {WIDTH, HEIGHT, FRAMES, 16, metadata};
+static const struct video_desc desc = {
+    .width = WIDTH, .height = HEIGHT, .frames = FRAMES, .fps = 16, .metadata = metadata};
 
 static bool write_all(const struct fixture *f, const char *path, const struct video_desc *d,
                       struct error *error)
@@ -212,6 +213,25 @@ static void test_mp4(void **state)
             mdat = i;
     }
     assert_true(moov > 0 && (mdat == 0 || moov < mdat));
+}
+
+/* A coarser encoding takes fewer bytes and says the same. */
+static void test_crf_offset(void **state)
+{
+    struct fixture *f = *state;
+    struct error error = {0};
+    struct video_desc coarse = desc;
+    struct stat fine, small;
+    coarse.crf_offset = 18;
+    const char *path = in_folder(f, "out.mp4");
+    assert_true(write_all(f, path, &desc, &error));
+    assert_int_equal(stat(path, &fine), 0);
+    assert_true(write_all(f, path, &coarse, &error));
+    assert_int_equal(stat(path, &small), 0);
+    assert_true(small.st_size < fine.st_size);
+    struct seen seen = read_back(f, path);
+    assert_int_equal(seen.frames, FRAMES);
+    assert_true(seen.psnr > 25);
 }
 
 static void test_webm(void **state)
@@ -394,6 +414,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_mp4, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_crf_offset, setup, teardown),
         cmocka_unit_test_setup_teardown(test_webm, setup, teardown),
         cmocka_unit_test_setup_teardown(test_gif, setup, teardown),
         cmocka_unit_test_setup_teardown(test_gif_few_colours, setup, teardown),
