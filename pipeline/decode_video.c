@@ -19,6 +19,7 @@ void decode_video_to_bytes(const float *values, uint8_t *bytes, int64_t count)
 }
 
 struct sink {
+    const struct decode_video *job;
     struct video_writer *writer;
     uint8_t *bytes; /* one frame */
     int64_t frame_values;
@@ -32,6 +33,8 @@ static bool take_frames(void *user, const float *frames, int64_t count, struct e
     bool ok = true;
     for (int64_t i = 0; ok && i < count; i++) {
         decode_video_to_bytes(frames + i * sink->frame_values, sink->bytes, sink->frame_values);
+        if (sink->job->frame)
+            sink->job->frame(sink->job->frame_user, sink->bytes);
         ok = video_writer_frame(sink->writer, sink->bytes, error);
     }
     sink->seconds += clock_seconds() - start;
@@ -82,9 +85,10 @@ bool decode_video(const struct decode_video *job, struct decode_video_times *tim
         .frames = (job->frames - 1) * MODEL_VAE_STRIDE_TIME + 1,
         .fps = job->fps,
         .metadata = job->metadata,
+        .crf_offset = job->crf_offset,
     };
     struct wan_vae *vae = NULL;
-    struct sink sink = {.frame_values = (int64_t)desc.width * desc.height * 3};
+    struct sink sink = {.job = job, .frame_values = (int64_t)desc.width * desc.height * 3};
     *times = (struct decode_video_times){0};
     double start = clock_seconds();
     bool ok = video_writer_check(job->output, &desc, error) && load(job, &vae, error);

@@ -14,8 +14,13 @@ struct decode_video {
     struct wan_vae_tiling tiling;
     const char *output;
     double fps;
+    int32_t crf_offset;          /* as in struct video_desc */
     const char *const *metadata; /* for the file; NULL = none */
     struct progress progress;    /* of the decoder */
+    /* Every frame before it is encoded, [height][width][3]; its time counts as writing. NULL = not
+     * wanted. */
+    void (*frame)(void *user, const uint8_t *rgb);
+    void *frame_user;
 };
 
 struct decode_video_times {

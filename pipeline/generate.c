@@ -30,12 +30,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct prompt {
-    int32_t *ids;
-    int64_t count;
-    float *rows; /* [count][text width] */
-};
-
 struct generation {
     const struct model *model;
     const struct generate_settings *settings;
@@ -45,7 +39,8 @@ struct generation {
     struct device *device;
     draftattn_context *context;
     draftattn_plan_desc attention;
-    struct prompt prompt, negative; /* negative unused without guidance */
+    struct self_attention *attend; /* while it denoises */
+    struct generate_text *text;
     bool guided;
     int64_t shape[4]; /* of the latents */
     int64_t elements;
@@ -108,7 +103,7 @@ static bool plan_memory(struct generation *g, struct error *error)
         .tile = s->tile,
         .context = g->context,
         .attention = s->attention,
-        .available = system_memory_available(),
+        .available = system_memory_available() - s->held_bytes,
     };
     struct memory_plan *plan = &g->report->memory;
     if (!memory_plan_make(plan, &query, error))
@@ -180,6 +175,7 @@ static bool check_outputs(struct generation *g, struct error *error)
         .height = (int32_t)s->height,
         .frames = s->frames,
         .fps = s->fps,
+        .crf_offset = s->crf_offset,
     };
     if (s->save_latents && output_file_same(s->save_latents, s->output))
         return error_set_usage(error, "--save-latents '%s' is the output too; name another file",
@@ -205,13 +201,13 @@ static bool prepare(struct generation *g, struct error *error)
     generate_settings_describe(s, slash && slash[1] ? slash + 1 : g->model->folder.root, g->comment,
                                sizeof g->comment);
     return open_devices(g, error) && plan_memory(g, error) && check_outputs(g, error) &&
-           check_weights(g, error) && announce(g, error);
+           announce(g, error);
 }
 
 /* ---- prompt ---------------------------------------------------------------------------------- */
 
 static bool tokenize_one(struct generation *g, const struct tokenizer *tokenizer, const char *flag,
-                         const char *text, struct prompt *out, struct error *error)
+                         const char *text, struct generate_prompt *out, struct error *error)
 {
     int64_t limit = g->model->transformer.text_len, cut = 0;
     out->ids = calloc((size_t)limit, sizeof *out->ids);
@@ -244,14 +240,14 @@ static bool tokenize(struct generation *g, struct error *error)
     struct tokenizer *tokenizer = NULL;
     const struct generate_settings *s = g->settings;
     bool ok = tokenizer_open(&tokenizer, g->model->folder.tokenizer, error) &&
-              tokenize_one(g, tokenizer, "--prompt", s->prompt, &g->prompt, error) &&
+              tokenize_one(g, tokenizer, "--prompt", s->prompt, &g->text->prompt, error) &&
               (!g->guided || tokenize_one(g, tokenizer, "--negative-prompt", s->negative_prompt,
-                                          &g->negative, error));
+                                          &g->text->negative, error));
     tokenizer_close(tokenizer);
     return ok;
 }
 
-static bool encode_one(struct generation *g, struct umt5 *encoder, struct prompt *prompt,
+static bool encode_one(struct generation *g, struct umt5 *encoder, struct generate_prompt *prompt,
                        struct error *error)
 {
     size_t bytes = (size_t)prompt->count * (size_t)g->model->text.width * sizeof(float);
@@ -275,15 +271,38 @@ static bool encode_text(struct generation *g, struct error *error)
               progress_step(&progress, 1, 1, error);
     double loaded = clock_seconds();
     progress = enter(g, PHASE_TEXT);
-    ok = ok && progress_step(&progress, 0, 2, error) && encode_one(g, encoder, &g->prompt, error) &&
-         progress_step(&progress, 1, 2, error) &&
-         (!g->guided || encode_one(g, encoder, &g->negative, error)) &&
+    ok = ok && progress_step(&progress, 0, 2, error) &&
+         encode_one(g, encoder, &g->text->prompt, error) && progress_step(&progress, 1, 2, error) &&
+         (!g->guided || encode_one(g, encoder, &g->text->negative, error)) &&
          progress_step(&progress, 2, 2, error);
     umt5_free(encoder);
     checkpoint_close(weights);
-    g->report->seconds[PHASE_LOAD] += loaded - start;
-    g->report->seconds[PHASE_TEXT] += clock_seconds() - loaded;
+    g->text->encoded = ok;
+    g->text->load_seconds = loaded - start;
+    g->text->encode_seconds = clock_seconds() - loaded;
     return ok;
+}
+
+/* Encodes the prompts, or takes them from an earlier run with what they took then. */
+static bool prepare_text(struct generation *g, struct error *error)
+{
+    bool ready = g->text->encoded;
+    if (!ready && !(tokenize(g, error) && encode_text(g, error)))
+        return false;
+    g->report->seconds[PHASE_LOAD] += g->text->load_seconds;
+    g->report->seconds[PHASE_TEXT] += g->text->encode_seconds;
+    if (ready)
+        g->report->total_seconds += g->text->load_seconds + g->text->encode_seconds;
+    return true;
+}
+
+void generate_text_free(struct generate_text *text)
+{
+    free(text->prompt.ids);
+    free(text->prompt.rows);
+    free(text->negative.ids);
+    free(text->negative.rows);
+    *text = (struct generate_text){0};
 }
 
 /* ---- noise and denoising --------------------------------------------------------------------- */
@@ -327,7 +346,8 @@ static bool load_transformer(struct generation *g, struct wan_transformer **out,
 }
 
 static bool embed_prompt(struct generation *g, struct wan_transformer *transformer,
-                         const struct prompt *prompt, struct wan_context **out, struct error *error)
+                         const struct generate_prompt *prompt, struct wan_context **out,
+                         struct error *error)
 {
     return wan_context_create(out, transformer, prompt->rows, prompt->count,
                               g->model->transformer.text_len, NULL, 0, error);
@@ -345,19 +365,26 @@ static bool make_scheduler(struct generation *g, struct scheduler **out, struct 
     return scheduler_create(out, &desc, g->elements, error);
 }
 
+static void tap(void *user, const draftattn_step *step, const float *q, const float *k,
+                const float *v, int64_t qkv_stride, const float *o, int64_t o_stride)
+{
+    const struct generation *g = user;
+    (void)v, (void)o, (void)o_stride;
+    g->events->attention(g->events->user, g->attend, step, q, k, qkv_stride);
+}
+
 /* Runs the loop with what is loaded. */
 static bool run_steps(struct generation *g, struct wan_transformer *transformer,
                       struct error *error)
 {
     struct wan_context *prompt = NULL, *negative = NULL;
     struct scheduler *scheduler = NULL;
-    struct self_attention *attention = NULL;
     struct progress progress = enter(g, PHASE_DENOISE);
     double start = clock_seconds();
-    bool ok = embed_prompt(g, transformer, &g->prompt, &prompt, error) &&
-              (!g->guided || embed_prompt(g, transformer, &g->negative, &negative, error)) &&
+    bool ok = embed_prompt(g, transformer, &g->text->prompt, &prompt, error) &&
+              (!g->guided || embed_prompt(g, transformer, &g->text->negative, &negative, error)) &&
               make_scheduler(g, &scheduler, error) &&
-              self_attention_create(&attention, g->context, &g->attention, error);
+              self_attention_create(&g->attend, g->context, &g->attention, error);
     if (ok) {
         const struct denoise loop = {
             .transformer = transformer,
@@ -365,15 +392,18 @@ static bool run_steps(struct generation *g, struct wan_transformer *transformer,
             .negative = negative,
             .guidance = g->settings->guidance,
             .scheduler = scheduler,
-            .attention = attention,
+            .attention = g->attend,
             .frames = g->shape[1],
             .height = g->shape[2],
             .width = g->shape[3],
         };
+        if (g->events && g->events->attention)
+            self_attention_set_tap(g->attend, tap, g);
         ok = denoise_run(&loop, g->latents, &progress, error);
-        self_attention_report_get(attention, &g->report->attention);
+        self_attention_report_get(g->attend, &g->report->attention);
     }
-    self_attention_destroy(attention);
+    self_attention_destroy(g->attend);
+    g->attend = NULL;
     scheduler_destroy(scheduler);
     wan_context_free(negative);
     wan_context_free(prompt);
@@ -440,8 +470,11 @@ static bool decode(struct generation *g, struct error *error)
         .tiling = g->report->memory.tiling,
         .output = g->settings->output,
         .fps = g->settings->fps,
+        .crf_offset = g->settings->crf_offset,
         .metadata = metadata,
         .progress = enter(g, PHASE_DECODE),
+        .frame = g->events ? g->events->frame : NULL,
+        .frame_user = g->events ? g->events->user : NULL,
     };
     struct decode_video_times times;
     bool ok = decode_video(&job, &times, error);
@@ -453,32 +486,54 @@ static bool decode(struct generation *g, struct error *error)
     return ok;
 }
 
-bool generate_run(const struct model *model, const struct generate_settings *settings,
-                  const struct generate_events *events, struct generate_report *report,
-                  struct error *error)
+static struct generation begin(const struct model *model, const struct generate_settings *settings,
+                               const struct generate_events *events, struct generate_report *report)
 {
-    double start = clock_seconds();
     *report = (struct generate_report){.encoder = "", .backend = "", .kernel = ""};
-    struct generation g = {
+    return (struct generation){
         .model = model,
         .settings = settings,
         .events = events,
         .report = report,
         .ops = &ops_cpu,
+        .text = settings->text,
     };
-    bool ok = prepare(&g, error) && tokenize(&g, error) && draw_noise(&g, error) &&
-              encode_text(&g, error) && denoise(&g, error) &&
+}
+
+static void end(struct generation *g)
+{
+    free(g->latents);
+    if (g->device)
+        g->ops->destroy(g->device);
+    draftattn_context_destroy(g->context);
+}
+
+bool generate_check(const struct model *model, const struct generate_settings *settings,
+                    struct error *error)
+{
+    struct generate_report report;
+    struct generation g = begin(model, settings, NULL, &report);
+    bool ok = prepare(&g, error);
+    end(&g);
+    return ok;
+}
+
+bool generate_run(const struct model *model, const struct generate_settings *settings,
+                  const struct generate_events *events, struct generate_report *report,
+                  struct error *error)
+{
+    double start = clock_seconds();
+    struct generate_text own_text = {0};
+    struct generation g = begin(model, settings, events, report);
+    if (!g.text)
+        g.text = &own_text;
+    bool ok = prepare(&g, error) && check_weights(&g, error) && draw_noise(&g, error) &&
+              prepare_text(&g, error) && denoise(&g, error) &&
               (!settings->save_latents || save_latents(&g, settings->save_latents, error)) &&
               decode(&g, error);
-    free(g.prompt.ids);
-    free(g.prompt.rows);
-    free(g.negative.ids);
-    free(g.negative.rows);
-    free(g.latents);
-    if (g.device)
-        g.ops->destroy(g.device);
-    draftattn_context_destroy(g.context);
-    report->total_seconds = clock_seconds() - start;
+    generate_text_free(&own_text);
+    end(&g);
+    report->total_seconds += clock_seconds() - start;
     report->memory_peak = system_memory_peak();
     return ok;
 }

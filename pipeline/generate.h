@@ -38,8 +38,30 @@ struct generate_events {
     /* Something the user should know: a size that was rounded, the memory plan. Lines without a
      * last newline. */
     void (*note)(void *user, const char *text);
+    /* After every call of attention; q and k as self_attention_run() got them. Its time counts as
+     * denoising. */
+    void (*attention)(void *user, struct self_attention *attention, const draftattn_step *step,
+                      const float *q, const float *k, int64_t qkv_stride);
+    /* Every frame before it is encoded, [height][width][3]. Its time counts as writing. */
+    void (*frame)(void *user, const uint8_t *rgb);
     void *user;
 };
+
+struct generate_prompt {
+    int32_t *ids;
+    int64_t count;
+    float *rows; /* [count][text width] */
+};
+
+/* Encoded prompts, for several runs with the same ones: the first run fills it, the others take
+ * them from it, and what they took counts in the times of each. Zeroed at first. */
+struct generate_text {
+    struct generate_prompt prompt, negative; /* negative unused without guidance */
+    bool encoded;
+    double load_seconds, encode_seconds;
+};
+
+void generate_text_free(struct generate_text *text);
 
 struct generate_settings {
     const char *prompt;
@@ -54,8 +76,11 @@ struct generate_settings {
     uint64_t seed;
     draftattn_plan_desc attention; /* without grid, heads, head_dim */
     draftattn_backend backend;
-    int32_t threads; /* 0 = all */
-    int64_t tile;    /* VAE_TILE_AUTO, VAE_TILE_OFF, or a side in pixels */
+    int32_t threads;            /* 0 = all */
+    int64_t tile;               /* VAE_TILE_AUTO, VAE_TILE_OFF, or a side in pixels */
+    int32_t crf_offset;         /* of the output, as in struct video_desc */
+    int64_t held_bytes;         /* memory that the caller will fill beside the run */
+    struct generate_text *text; /* NULL = encoded for this run alone */
 };
 
 struct generate_settings generate_settings_default(void);
@@ -84,6 +109,11 @@ struct generate_report {
     int64_t memory_peak; /* measured */
     int64_t tokens;      /* of a forward pass */
 };
+
+/* What can be refused before any weight is read: devices, memory, the output, the attention's plan.
+ * generate_run() does it too. */
+bool generate_check(const struct model *model, const struct generate_settings *settings,
+                    struct error *error);
 
 /* settings resolved. On failure there is no output file; after a failed decode the latents are kept
  * and the message says where. */

@@ -72,6 +72,14 @@ static bool store(const struct option_spec *o, const char *shown, const char *va
         *(const char **)field = value;
         return true;
     }
+    if (o->kind == OPTION_TEXTS) {
+        struct option_texts *texts = field;
+        if (texts->count == OPTION_TEXTS_MAX)
+            return error_set_usage(error, "%s '%s': given more than %d times", shown, value,
+                                   OPTION_TEXTS_MAX);
+        texts->values[texts->count++] = value;
+        return true;
+    }
     if (o->kind == OPTION_REAL) {
         struct option_real *real = field;
         real->given = true;

@@ -28,10 +28,18 @@ struct option_real {
     double value;
 };
 
+#define OPTION_TEXTS_MAX 16
+
+struct option_texts {
+    int count;
+    const char *values[OPTION_TEXTS_MAX]; /* in the order given */
+};
+
 enum option_kind {
     OPTION_HEADING, /* of the options that follow, on the help page */
     OPTION_FLAG,    /* bool: true when there */
     OPTION_TEXT,    /* const char *: points into argv */
+    OPTION_TEXTS,   /* struct option_texts: may be given several times */
     OPTION_INT,     /* struct option_int, low <= value <= high */
     OPTION_REAL,    /* struct option_real, low <= value <= high (below high where open) */
     OPTION_SWITCH   /* struct option_int: "on" = 1, "off" = 0 */
@@ -55,6 +63,8 @@ struct option_spec {
     }
 #define OPTION_ROW_TEXT(letter, name, argument, field, help)                                       \
     OPTION_ROW(OPTION_TEXT, letter, name, argument, field, 0, 0, false, help)
+#define OPTION_ROW_TEXTS(letter, name, argument, field, help)                                      \
+    OPTION_ROW(OPTION_TEXTS, letter, name, argument, field, 0, 0, false, help)
 #define OPTION_ROW_INT(letter, name, argument, field, low, high, help)                             \
     OPTION_ROW(OPTION_INT, letter, name, argument, field, low, high, false, help)
 #define OPTION_ROW_REAL(letter, name, argument, field, low, high, help)                            \

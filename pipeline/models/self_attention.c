@@ -179,31 +179,36 @@ static bool count_call(struct self_attention *attention, const draftattn_step *s
     return count_heads(attention, step, error);
 }
 
+/* The library takes one tensor type for both directions and only reads q, k and v. */
+static draftattn_tensor view(const struct self_attention *attention, const float *rows,
+                             int64_t stride)
+{
+    const draftattn_plan_desc *desc = &attention->desc;
+    int64_t tokens = attention->info.tokens;
+    return (draftattn_tensor){.data = (void *)rows,
+                              .dtype = DRAFTATTN_F32,
+                              .shape = {1, desc->heads, tokens, desc->head_dim},
+                              .stride = {tokens * stride, desc->head_dim, stride, 1}};
+}
+
 bool self_attention_run(struct self_attention *attention, const draftattn_step *step,
                         const float *q, const float *k, const float *v, int64_t qkv_stride,
                         float *o, int64_t o_stride, struct error *error)
 {
-    const draftattn_plan_desc *desc = &attention->desc;
-    int64_t tokens = attention->info.tokens;
-    draftattn_tensor in = {.dtype = DRAFTATTN_F32,
-                           .shape = {1, desc->heads, tokens, desc->head_dim},
-                           .stride = {tokens * qkv_stride, desc->head_dim, qkv_stride, 1}};
-    draftattn_tensor q_view = in, k_view = in, v_view = in, o_view = in;
-    /* The library takes one tensor type for both directions and only reads these three. */
-    q_view.data = (void *)q;
-    k_view.data = (void *)k;
-    v_view.data = (void *)v;
-    o_view.data = o;
-    o_view.stride[0] = tokens * o_stride;
-    o_view.stride[2] = o_stride;
+    draftattn_tensor q_view = view(attention, q, qkv_stride);
+    draftattn_tensor k_view = view(attention, k, qkv_stride);
+    draftattn_tensor v_view = view(attention, v, qkv_stride);
+    draftattn_tensor o_view = view(attention, o, o_stride);
     draftattn_status status =
         draftattn_run(attention->plan, step, &q_view, &k_view, &v_view, &o_view, NULL, NULL,
                       attention->workspace, attention->workspace_bytes, NULL);
     if (status != DRAFTATTN_SUCCESS)
         return failed(attention, status, "run", error);
+    if (!count_call(attention, step, error))
+        return false;
     if (attention->tap)
         attention->tap(attention->tap_user, step, q, k, v, qkv_stride, o, o_stride);
-    return count_call(attention, step, error);
+    return true;
 }
 
 static int compare_floats(const void *a, const void *b)
@@ -243,6 +248,35 @@ size_t self_attention_describe(const struct self_attention *attention, const dra
                                char *buffer, size_t size)
 {
     return draftattn_plan_describe(attention->plan, step, buffer, size);
+}
+
+const draftattn_plan *self_attention_plan(const struct self_attention *attention)
+{
+    return attention->plan;
+}
+
+const draftattn_head_stats *self_attention_heads(const struct self_attention *attention)
+{
+    return attention->heads;
+}
+
+bool self_attention_draft_map(struct self_attention *attention, const float *q, const float *k,
+                              int64_t qkv_stride, float *map, struct error *error)
+{
+    draftattn_tensor q_view = view(attention, q, qkv_stride);
+    draftattn_tensor k_view = view(attention, k, qkv_stride);
+    draftattn_status status =
+        draftattn_draft_map(attention->plan, &q_view, &k_view, map, attention->workspace,
+                            attention->workspace_bytes, NULL);
+    return status == DRAFTATTN_SUCCESS || failed(attention, status, "no draft map", error);
+}
+
+bool self_attention_block_list(const struct self_attention *attention, draftattn_block_list *list,
+                               struct error *error)
+{
+    draftattn_status status =
+        draftattn_read_block_list(attention->plan, attention->workspace, list);
+    return status == DRAFTATTN_SUCCESS || failed(attention, status, "no block list", error);
 }
 
 void self_attention_set_tap(struct self_attention *attention, self_attention_tap_fn tap, void *user)

@@ -51,6 +51,17 @@ void self_attention_report_get(const struct self_attention *attention,
 size_t self_attention_describe(const struct self_attention *attention, const draftattn_step *step,
                                char *buffer, size_t size);
 
+/* For a closer look at the last run, as a tap takes it. */
+const draftattn_plan *self_attention_plan(const struct self_attention *attention);
+/* [heads]: what the library says of each. */
+const draftattn_head_stats *self_attention_heads(const struct self_attention *attention);
+/* map [heads][video query blocks][video key blocks]: the draft map of these q and k. */
+bool self_attention_draft_map(struct self_attention *attention, const float *q, const float *k,
+                              int64_t qkv_stride, float *map, struct error *error);
+/* list as for draftattn_read_block_list(). */
+bool self_attention_block_list(const struct self_attention *attention, draftattn_block_list *list,
+                               struct error *error);
+
 /* Called after every run with what went in and came out, for captures and tests. NULL = off. */
 typedef void (*self_attention_tap_fn)(void *user, const draftattn_step *step, const float *q,
                                       const float *k, const float *v, int64_t qkv_stride,
