@@ -180,7 +180,8 @@ typedef struct draftattn_plan_desc {
     double dense_sigma;      /* steps with sigma above this stay dense; 0 (default) = not used */
     const int32_t *dense_layers; /* layers that stay dense; copied */
     int32_t dense_layer_count;
-    int64_t min_tokens; /* grids with fewer tokens stay dense; default 0 */
+    int64_t min_tokens; /* grids with fewer tokens, text included, stay dense; 1 = none; default 0:
+                           those below the plan's break-even (draftattn_plan_info) */
 } draftattn_plan_desc;
 
 /* Where a call stands in a generation: what the dense guards look at. */
@@ -201,7 +202,10 @@ typedef struct draftattn_plan_info {
     int64_t video_query_blocks;
     int64_t key_blocks;
     int64_t video_key_blocks;
-    int64_t max_list_entries; /* capacity that any block list of this plan fits in */
+    int64_t max_list_entries;  /* capacity that any block list of this plan fits in */
+    int64_t break_even_tokens; /* tokens, text included, from which on these settings cost less than
+                                  dense on this backend, by an estimate; 0 = at any length,
+                                  INT64_MAX = at none, as for policy DENSE */
 } draftattn_plan_info;
 
 typedef struct draftattn_head_stats {
@@ -328,7 +332,8 @@ DRAFTATTN_API draftattn_status draftattn_plan_order(const draftattn_plan *plan, 
  * lse        NULL, or F32 [batch, heads, tokens, 1]: natural logarithm of the denominator above.
  *            Repair does not change it
  * list       NULL, or a block list that replaces draft map and selection, also for policy DENSE
- *            (host memory; checked). Dense guards stand above it
+ *            (host memory; checked). Dense guards stand above it; the break-even, with min_tokens
+ *            0, does not
  * workspace  of at least draftattn_plan_workspace_size(), aligned to 64 bytes; one per run at a
  *            time
  * stream     a cudaStream_t for CUDA, where the call returns before the work is done; CPU backends

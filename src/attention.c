@@ -184,8 +184,9 @@ draftattn_status draftattn_run(const draftattn_plan *plan, const draftattn_step 
 {
     TRY(check_arguments(plan, q, k, v, o, lse, workspace, workspace_size));
     enum dense_reason reason = plan_dense_reason(plan, step);
-    /* A list is a policy of its own; guards stand above both. */
-    bool dense = reason != DENSE_NOT && !(reason == DENSE_POLICY && list);
+    /* A list is a policy of its own and a wish whatever it costs; guards stand above it. */
+    bool yields = reason == DENSE_POLICY || reason == DENSE_BREAK_EVEN;
+    bool dense = reason != DENSE_NOT && !(yields && list);
     if (list)
         TRY(block_list_validate(&plan->problem, list));
     struct call call = make_call(plan, q, k, v, o, lse, workspace, stream);

@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BACKEND_VERSION 1
+#define BACKEND_VERSION 2
 
 /* One compiled attention kernel: a line of kernels/variants.def. */
 struct kernel_row {
@@ -54,6 +54,15 @@ struct run {
     void *stream;
 };
 
+/* What the stages of a sparse run cost, in exact keys per query row (cost.c). Measured. */
+struct backend_cost {
+    double row;         /* pool, draft map and selection */
+    double least_means; /* block means are worked on so many at a time */
+    double deliver;     /* copying out a row that waited for repair */
+    double apply;       /* correcting a row, per element of head_dim */
+    double fit;         /* the fit of a head, per n^2 (1 + n / (2 head_dim)) of its n probe rows */
+};
+
 /*
  * Stages return SUCCESS, OUT_OF_MEMORY or DEVICE_ERROR, the last two with error words of their own
  * left to the caller. They run in this order; gather, attend and repair once per group of heads
@@ -80,6 +89,8 @@ struct backend {
     draftattn_status (*attend)(const struct run *run, int64_t first, int64_t count);
     /* Fit, correction, head stats, delivery of o. Called only with probes. */
     draftattn_status (*repair)(const struct run *run, int64_t first, int64_t count);
+
+    const struct backend_cost *cost; /* NULL = no estimate */
 };
 
 /* All backends of this build, in the order in which AUTO tries them; ended by NULL. */

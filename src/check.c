@@ -8,9 +8,6 @@
 
 #include <math.h>
 
-/* More than any attention can work through, and every product of two of them fits int64_t. */
-#define MAX_TOKENS INT32_MAX
-
 #define MAX_HEAD_DIM 512
 
 #define REFUSE_IF(condition, ...) RETURN_IF(condition, DRAFTATTN_INVALID_ARGUMENT, __VA_ARGS__)
@@ -33,10 +30,10 @@ static draftattn_status check_grid(const draftattn_grid *grid)
     overflow = __builtin_mul_overflow(grid->frames, grid->height, &tokens) ||
                __builtin_mul_overflow(tokens, grid->width, &tokens) ||
                __builtin_add_overflow(tokens, grid->text_tokens, &tokens);
-    REFUSE_IF(overflow || tokens > MAX_TOKENS,
+    REFUSE_IF(overflow || tokens > PLAN_MAX_TOKENS,
               "grid %lld x %lld x %lld with %lld text tokens has more than %d tokens",
               (long long)grid->frames, (long long)grid->height, (long long)grid->width,
-              (long long)grid->text_tokens, MAX_TOKENS);
+              (long long)grid->text_tokens, PLAN_MAX_TOKENS);
     return DRAFTATTN_SUCCESS;
 }
 
@@ -122,7 +119,7 @@ static draftattn_status check_guards(const draftattn_plan_desc *desc)
               desc->dense_layer_count);
     REFUSE_IF(desc->dense_layer_count > 0 && !desc->dense_layers,
               "dense_layer_count is %d, but dense_layers is NULL", desc->dense_layer_count);
-    REFUSE_IF(desc->min_tokens < 0, "min_tokens is %lld; it is 0 or more",
+    REFUSE_IF(desc->min_tokens < 0, "min_tokens is %lld; it is 0 (automatic), 1 (none) or more",
               (long long)desc->min_tokens);
     return DRAFTATTN_SUCCESS;
 }

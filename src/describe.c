@@ -39,6 +39,21 @@ static void add_place(struct text *text, const draftattn_step *step)
         add(text, "Any layer and step: ");
 }
 
+static void add_break_even(struct text *text, const draftattn_plan *plan)
+{
+    const draftattn_plan_desc *desc = &plan->problem.desc;
+    if (plan->break_even == INT64_MAX)
+        add(text, "at sparsity %g sparse attention is estimated to take longer at any length",
+            desc->sparsity);
+    else
+        add(text,
+            "the grid has %lld tokens and sparse attention at sparsity %g with %lld probe rows is "
+            "estimated to pay from %lld on",
+            (long long)plan->problem.tokens, desc->sparsity, (long long)plan->problem.probes,
+            (long long)plan->break_even);
+    add(text, " (min_tokens 1 runs it all the same)");
+}
+
 static void add_dense(struct text *text, const draftattn_plan *plan, const draftattn_step *step,
                       enum dense_reason reason)
 {
@@ -63,6 +78,9 @@ static void add_dense(struct text *text, const draftattn_plan *plan, const draft
     case DENSE_SIGMA:
         add(text, "sigma %g is above %g (dense_sigma)", (double)step->sigma,
             problem->desc.dense_sigma);
+        break;
+    case DENSE_BREAK_EVEN:
+        add_break_even(text, plan);
         break;
     case DENSE_NOT:
         break;

@@ -1,6 +1,7 @@
 /*
  * Owns the dense guards: which steps and layers run dense, and why. Guards look at the plan and at
- * what the caller tells about the step; what is unknown guards nothing.
+ * what the caller tells about the step; what is unknown guards nothing. The break-even comes last: a
+ * block list of the caller's stands above it and below the others (attention.c).
  */
 #include "error.h"
 #include "plan.h"
@@ -27,15 +28,18 @@ enum dense_reason plan_dense_reason(const draftattn_plan *plan, const draftattn_
         return DENSE_POLICY;
     if (plan->problem.tokens < desc->min_tokens)
         return DENSE_TOKENS;
+    enum dense_reason otherwise = DENSE_NOT;
+    if (desc->min_tokens == 0 && plan->problem.tokens < plan->break_even)
+        otherwise = DENSE_BREAK_EVEN;
     if (!step)
-        return DENSE_NOT;
+        return otherwise;
     if (step->layer >= 0 && layer_is_listed(plan, step->layer))
         return DENSE_LAYER;
     if (step->step < plan_dense_step_count(plan, step->steps))
         return DENSE_STEP;
     if (desc->dense_sigma > 0 && (double)step->sigma > desc->dense_sigma)
         return DENSE_SIGMA;
-    return DENSE_NOT;
+    return otherwise;
 }
 
 draftattn_status draftattn_plan_is_dense(const draftattn_plan *plan, const draftattn_step *step,

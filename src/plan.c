@@ -6,6 +6,7 @@
 #include "plan.h"
 
 #include "carve.h"
+#include "cost.h"
 #include "error.h"
 #include "names.h"
 #include "order.h"
@@ -178,6 +179,7 @@ static draftattn_status create(draftattn_plan *plan, const draftattn_plan_desc *
     count_blocks(&plan->problem);
     TRY(choose_kernel(plan));
     TRY(lay_out(plan));
+    plan->break_even = cost_break_even(&plan->problem, plan->context->backend->cost);
     plan->problem.desc.dense_layers = desc->dense_layers;
     TRY(copy_layers(plan));
     return make_order(plan);
@@ -229,7 +231,8 @@ draftattn_status draftattn_plan_info_get(const draftattn_plan *plan, draftattn_p
                                   .video_query_blocks = problem->video_query_blocks,
                                   .key_blocks = problem->key_blocks,
                                   .video_key_blocks = problem->video_key_blocks,
-                                  .max_list_entries = plan->pairs};
+                                  .max_list_entries = plan->pairs,
+                                  .break_even_tokens = plan->break_even};
     return DRAFTATTN_SUCCESS;
 }
 

@@ -7,6 +7,9 @@
 #define PLAN_QUERY_BLOCK 128
 #define PLAN_MAX_PROBES  1024
 
+/* More than any attention can work through, and every product of two of them fits int64_t. */
+#define PLAN_MAX_TOKENS INT32_MAX
+
 /* Offsets into the workspace; the backend's scratch comes last. */
 struct plan_layout {
     size_t header;    /* struct workspace_header */
@@ -27,12 +30,21 @@ struct draftattn_plan {
     int64_t *order;  /* [tokens]; what draftattn_plan_order() tells */
     int64_t *begins; /* query_begin, then key_begin */
     int32_t *dense_layers;
-    int64_t pairs; /* heads * query_blocks * key_blocks */
-    int64_t made;  /* when, in nanoseconds: tells plans apart that lie in the same place */
+    int64_t pairs;      /* heads * query_blocks * key_blocks */
+    int64_t break_even; /* tokens; see cost.h */
+    int64_t made;       /* when, in nanoseconds: tells plans apart that lie in the same place */
 };
 
 /* Why a step is dense. */
-enum dense_reason { DENSE_NOT, DENSE_POLICY, DENSE_TOKENS, DENSE_LAYER, DENSE_STEP, DENSE_SIGMA };
+enum dense_reason {
+    DENSE_NOT,
+    DENSE_POLICY,
+    DENSE_TOKENS,
+    DENSE_LAYER,
+    DENSE_STEP,
+    DENSE_SIGMA,
+    DENSE_BREAK_EVEN
+};
 
 enum dense_reason plan_dense_reason(const draftattn_plan *plan, const draftattn_step *step);
 

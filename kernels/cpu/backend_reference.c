@@ -153,6 +153,9 @@ static draftattn_status reference_attend_stage(const struct run *run, int64_t fi
     return DRAFTATTN_SUCCESS;
 }
 
+/* Beside plain loops in double precision, what is not attending is next to nothing. */
+static const struct backend_cost reference_cost = {.row = 2, .apply = 0.1, .fit = 0.1};
+
 const struct backend backend_reference = {.version = BACKEND_VERSION,
                                           .id = DRAFTATTN_BACKEND_REFERENCE,
                                           .automatic = false,
@@ -163,4 +166,5 @@ const struct backend backend_reference = {.version = BACKEND_VERSION,
                                           .draft_map = reference_draft_map,
                                           .gather = reference_gather,
                                           .attend = reference_attend_stage,
-                                          .repair = cpu_repair};
+                                          .repair = cpu_repair,
+                                          .cost = &reference_cost};

@@ -94,6 +94,7 @@ static bool take_attention(const struct generation_arguments *a, draftattn_plan_
         desc->compensation = (int32_t)a->compensation.value;
     if (a->probes.given)
         desc->probes = (int32_t)a->probes.value;
+    desc->min_tokens = a->min_tokens.value;
     if (a->dense_layers && !parse_list("--dense-layers", a->dense_layers, 1000, layers,
                                        &desc->dense_layer_count, error))
         return false;
@@ -106,6 +107,13 @@ bool generation_policy(const char *flag, const char *name, draftattn_policy *pol
 {
     return draftattn_policy_from_name(name, policy) == DRAFTATTN_SUCCESS ||
            unknown_name(flag, name, policy_at, error);
+}
+
+bool generation_backend(const char *flag, const char *name, draftattn_backend *backend,
+                        struct error *error)
+{
+    return draftattn_backend_from_name(name, backend) == DRAFTATTN_SUCCESS ||
+           unknown_name(flag, name, backend_at, error);
 }
 
 void generation_set_policy(draftattn_plan_desc *desc, draftattn_policy policy)
@@ -130,8 +138,8 @@ bool generation_options_take(const struct generation_arguments *a, struct genera
         s->guidance = a->cfg.value;
     if (a->sampler)
         s->sampler = a->sampler;
-    if (a->backend && draftattn_backend_from_name(a->backend, &s->backend) != DRAFTATTN_SUCCESS)
-        return unknown_name("--backend", a->backend, backend_at, error);
+    if (a->backend && !generation_backend("--backend", a->backend, &s->backend, error))
+        return false;
     return take_size(a, s, error) && parse_tile("--tile", a->tile, &s->tile, error) &&
            take_attention(a, &s->attention, &texts->dense_layers, error) &&
            read_prompt("--prompt", a->prompt, &s->prompt, &texts->prompt, error) &&

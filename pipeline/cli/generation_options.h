@@ -13,6 +13,7 @@
 struct generation_arguments {
     const char *prompt, *negative, *model, *noise, *size, *sampler, *dense_layers, *backend, *tile;
     struct option_int width, height, frames, steps, seed, compensation, probes, threads;
+    struct option_int min_tokens;
     struct option_real fps, cfg, flow_shift, dense_steps;
     bool json, quiet;
 };
@@ -72,7 +73,10 @@ struct generation_arguments {
         OPTION_ROW_INT(                                                                            \
             0, "probes", "N", common.probes, 0, 1024,                                              \
             "exact rows per head that repair the rest and measure the error; 0 = neither "         \
-            "(default: the model's for the size, else 256)")
+            "(default: the model's for the size, else 256)"),                                      \
+        OPTION_ROW_INT(0, "min-tokens", "N", common.min_tokens, 1, INT32_MAX,                      \
+                       "grids of fewer tokens stay dense; 1 = none (default: those where sparse "  \
+                       "attention is estimated to take longer)")
 
 #define GENERATION_ROWS_MACHINE                                                                    \
     OPTION_ROW_HEADING("Machine"),                                                                 \
@@ -102,6 +106,10 @@ void generation_texts_free(struct generation_texts *texts);
 /* "draft-paper" to its number; the message lists what there is. */
 bool generation_policy(const char *flag, const char *name, draftattn_policy *policy,
                        struct error *error);
+
+/* The same for "avx2". */
+bool generation_backend(const char *flag, const char *name, draftattn_backend *backend,
+                        struct error *error);
 
 /* Gives desc this policy, and what goes with it its place: the published one has no compensation,
  * and repair belongs to draft alone. */

@@ -15,7 +15,8 @@ VAE = "vae/diffusion_pytorch_model.safetensors"
 TEXT_ENCODER = "text_encoder/model.safetensors"
 
 # The smallest video that passes through everything; one thread, as tests share the machine.
-SMALL = ["--size", "64x64", "--frames", "5", "--steps", "2", "--seed", "1", "--threads", "1"]
+SMALL = ["--size", "64x64", "--frames", "5", "--steps", "2", "--seed", "1", "--threads", "1",
+         "--min-tokens", "1"]
 
 
 def generate(*more, output="out.mp4", prompt="a red ball"):

@@ -109,6 +109,7 @@ static bool open_case(struct draft_case *test, const cJSON *json, struct error *
     test->desc.head_dim = (int32_t)head_dim;
     test->desc.policy = DRAFTATTN_POLICY_DRAFT_PAPER;
     test->desc.dense_steps = 0;
+    test->desc.min_tokens = 1;
     test->tokens = grid->frames * grid->height * grid->width + grid->text_tokens;
     test->elements = test->tokens * heads * head_dim;
     return input_of(test, "q", &test->q, &test->raw_q, error) &&

@@ -30,6 +30,7 @@ static struct test_case random_case(struct random *random)
     draftattn_plan_desc *desc = &test.desc;
     const double policy = random_uniform(random);
 
+    desc->min_tokens = 1; /* sparse whatever it costs */
     desc->policy = policy < 0.8   ? DRAFTATTN_POLICY_DRAFT
                    : policy < 0.9 ? DRAFTATTN_POLICY_DRAFT_PAPER
                                   : DRAFTATTN_POLICY_DENSE;

@@ -85,6 +85,7 @@ static void run_sparse(struct bench *bench, double density, int32_t repair,
     desc.head_dim = HEAD_DIM;
     desc.order = DRAFTATTN_ORDER_BLOCK;
     desc.sparsity = 1 - density;
+    desc.min_tokens = 1; /* sparse whatever it costs */
     desc.dense_steps = 0;
     desc.probes = 256;
     desc.repair = repair;

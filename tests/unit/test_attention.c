@@ -13,6 +13,7 @@ static draftattn_plan_desc small_grid(void)
     desc.batch = 2;
     desc.heads = 2;
     desc.head_dim = 64;
+    desc.min_tokens = 1; /* sparse whatever it costs */
     desc.dense_steps = 0;
     desc.probes = 0;
     return desc;
@@ -143,6 +144,43 @@ static void test_own_list_comes_to_the_same(void **state)
 }
 
 /* Realised density, text included, is the budget where rows and text leave room for it. */
+static int32_t was_dense(const struct library_case *test)
+{
+    draftattn_stats stats;
+    assert_int_equal(draftattn_read_stats(test->plan, test->workspace, &stats, NULL),
+                     DRAFTATTN_SUCCESS);
+    return stats.dense;
+}
+
+/* A list of one's own runs below the break-even too; a guard stands above it. */
+static void test_own_list_is_not_weighed(void **state)
+{
+    struct library_case test;
+    draftattn_plan_desc desc = small_grid();
+    draftattn_step first = {0, 10, -1, -1};
+    (void)state;
+    desc.grid = (draftattn_grid){2, 8, 16, 0};
+    desc.probes = 256;
+    desc.dense_steps = 0.1;
+    desc.min_tokens = 0;
+    run(&test, &desc, 1);
+    assert_true(test.info.break_even_tokens > test.info.tokens);
+    assert_int_equal(was_dense(&test), 1);
+    int64_t rows = (int64_t)desc.batch * desc.heads * test.info.query_blocks;
+    for (int64_t row = 0; row <= rows; row++)
+        test.list.row_ptr[row] = row; /* the first block each */
+    memset(test.list.block_idx, 0, (size_t)rows * sizeof(*test.list.block_idx));
+    assert_int_equal(library_case_run(&test, NULL, &test.list), DRAFTATTN_SUCCESS);
+    assert_int_equal(was_dense(&test), 0);
+    assert_int_equal(library_case_run(&test, &first, &test.list), DRAFTATTN_SUCCESS);
+    assert_int_equal(was_dense(&test), 1);
+    assert_int_equal(draftattn_attend(test.plan, &test.tq, &test.tk, &test.tv, &test.to, NULL,
+                                      &test.list, test.workspace, test.workspace_size, NULL),
+                     DRAFTATTN_SUCCESS);
+    assert_int_equal(was_dense(&test), 0);
+    library_case_close(&test);
+}
+
 static void test_budget_is_kept(void **state)
 {
     struct library_case test;
@@ -260,6 +298,7 @@ static void test_offsets_are_64_bit(void **state)
     (void)state;
     desc.grid = (draftattn_grid){3, 10, 10, 0};
     desc.head_dim = 64;
+    desc.min_tokens = 1; /* sparse whatever it costs */
     desc.dense_steps = 0;
     float *far = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -362,6 +401,7 @@ int main(void)
         cmocka_unit_test(test_block_order_is_a_permutation_away),
         cmocka_unit_test(test_empty_rows_give_zero),
         cmocka_unit_test(test_own_list_comes_to_the_same),
+        cmocka_unit_test(test_own_list_is_not_weighed),
         cmocka_unit_test(test_budget_is_kept),
         cmocka_unit_test(test_wrong_arguments_are_refused),
         cmocka_unit_test(test_hostile_numbers_are_survived),

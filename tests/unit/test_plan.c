@@ -1,6 +1,8 @@
 /* Plans: counts, guards and words of well-formed descriptions, refusals of the others. */
 #include "library_case.h"
 
+#include <stdio.h>
+
 static draftattn_context *context;
 
 static int open_context(void **state)
@@ -146,6 +148,7 @@ static void test_guards(void **state)
     int32_t answer = -1;
     (void)state;
     desc.grid = (draftattn_grid){2, 8, 16, 0};
+    desc.min_tokens = 1;
     desc.dense_steps = 0.2;
     desc.dense_sigma = 0.9;
     desc.dense_layers = layers;
@@ -207,6 +210,97 @@ static void test_description_in_words(void **state)
     draftattn_plan_destroy(plan);
 }
 
+/* A grid of frames x 8 x 16 tokens that wants repair or not. */
+static draftattn_plan_desc small_grid(int64_t frames, int32_t probes)
+{
+    draftattn_plan_desc desc = draftattn_plan_desc_default();
+    desc.grid = (draftattn_grid){frames, 8, 16, 0};
+    desc.heads = 4;
+    desc.probes = probes;
+    return desc;
+}
+
+static int64_t break_even(const draftattn_plan *plan)
+{
+    draftattn_plan_info info;
+    assert_int_equal(draftattn_plan_info_get(plan, &info), DRAFTATTN_SUCCESS);
+    return info.break_even_tokens;
+}
+
+static void test_break_even_keeps_small_grids_dense(void **state)
+{
+    (void)state;
+    draftattn_plan_desc desc = small_grid(2, 256);
+    draftattn_plan *plan = make(&desc);
+    int64_t from = break_even(plan);
+    assert_true(from > 256 && from < 10000);
+    assert_int_equal(dense(plan, 9, 10, 3, -1), 1);
+    draftattn_plan_destroy(plan);
+
+    /* Both sides of the number that the plan tells. */
+    desc.grid = (draftattn_grid){1, 1, from - 1, 0};
+    plan = make(&desc);
+    assert_int_equal(break_even(plan), from);
+    assert_int_equal(dense(plan, 9, 10, 3, -1), 1);
+    draftattn_plan_destroy(plan);
+    desc.grid.width = from;
+    plan = make(&desc);
+    assert_int_equal(dense(plan, 9, 10, 3, -1), 0);
+    draftattn_plan_destroy(plan);
+
+    desc.grid.width = from - 1;
+    desc.min_tokens = 1;
+    plan = make(&desc);
+    assert_int_equal(dense(plan, 9, 10, 3, -1), 0);
+    draftattn_plan_destroy(plan);
+    desc.grid.width = from;
+    desc.min_tokens = from + 1;
+    plan = make(&desc);
+    assert_int_equal(dense(plan, 9, 10, 3, -1), 1);
+    draftattn_plan_destroy(plan);
+}
+
+static void test_break_even_where_there_is_none(void **state)
+{
+    (void)state;
+    draftattn_plan_desc desc = small_grid(2, 256);
+    desc.policy = DRAFTATTN_POLICY_DENSE;
+    draftattn_plan *plan = make(&desc);
+    assert_int_equal(break_even(plan), INT64_MAX);
+    draftattn_plan_destroy(plan);
+    desc.policy = DRAFTATTN_POLICY_DRAFT;
+    desc.sparsity = 0;
+    plan = make(&desc);
+    assert_int_equal(break_even(plan), INT64_MAX);
+    assert_int_equal(dense(plan, 9, 10, 3, -1), 1);
+    draftattn_plan_destroy(plan);
+}
+
+static void test_break_even_in_words(void **state)
+{
+    char text[1024], words[64];
+    (void)state;
+    draftattn_plan_desc desc = small_grid(2, 256);
+    draftattn_step step = {9, 10, 3, -1};
+    draftattn_plan *plan = make(&desc);
+    draftattn_plan_describe(plan, &step, text, sizeof(text));
+    snprintf(words, sizeof(words), "estimated to pay from %lld on", (long long)break_even(plan));
+    assert_non_null(strstr(text, "dense attention over all 4 block pairs"));
+    assert_non_null(strstr(text, "the grid has 256 tokens"));
+    assert_non_null(strstr(text, words));
+    assert_non_null(strstr(text, "min_tokens 1 "));
+    step.step = 0; /* the reason that holds for any grid comes first */
+    draftattn_plan_describe(plan, &step, text, sizeof(text));
+    assert_non_null(strstr(text, "the first 2 of 10 steps stay dense"));
+    draftattn_plan_destroy(plan);
+
+    desc.sparsity = 0;
+    plan = make(&desc);
+    draftattn_plan_describe(plan, NULL, text, sizeof(text));
+    assert_non_null(strstr(text, "at sparsity 0 sparse attention is estimated to take longer"));
+    draftattn_plan_destroy(plan);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_counts),
@@ -214,6 +308,9 @@ int main(void)
                                        cmocka_unit_test(test_patches_must_divide),
                                        cmocka_unit_test(test_sizes_that_do_not_fit_are_refused),
                                        cmocka_unit_test(test_guards),
+                                       cmocka_unit_test(test_break_even_keeps_small_grids_dense),
+                                       cmocka_unit_test(test_break_even_where_there_is_none),
+                                       cmocka_unit_test(test_break_even_in_words),
                                        cmocka_unit_test(test_description_in_words)};
     return cmocka_run_group_tests_name("plan", tests, open_context, close_context);
 }

@@ -17,6 +17,7 @@ static draftattn_plan_desc describe(int32_t probes, int32_t repair)
     desc.grid = (draftattn_grid){4, 8, 16, 0};
     desc.head_dim = DIM;
     desc.order = DRAFTATTN_ORDER_BLOCK;
+    desc.min_tokens = 1; /* sparse whatever it costs */
     desc.dense_steps = 0;
     desc.probes = probes;
     desc.repair = repair;

@@ -43,6 +43,7 @@ static draftattn_plan_desc description(void)
     desc.sparsity = 0.5;
     desc.probes = 64;
     desc.repair = 1;
+    desc.min_tokens = 1; /* sparse whatever it costs */
     desc.dense_steps = 0.25;
     return desc;
 }
