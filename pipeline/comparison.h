@@ -44,6 +44,8 @@ struct comparison_variant {
     float *error_median, *error_worst;
     struct comparison_map *maps; /* NULL for the baseline */
     int64_t map_count;
+    char words[768];        /* what attention did in the last step, and why */
+    double capture_seconds; /* what collecting all of this took; not in the report's times */
 };
 
 struct comparison {

@@ -156,18 +156,32 @@ static bool write_frames(const struct side_by_side *job, const struct side_by_si
     return true;
 }
 
+static struct video_desc describe(const struct side_by_side *job,
+                                  const struct side_by_side_layout *layout)
+{
+    return (struct video_desc){
+        .width = layout->video_width,
+        .height = layout->video_height,
+        .frames = job->frames,
+        .fps = job->fps,
+        .metadata = job->metadata,
+    };
+}
+
+bool side_by_side_check(const char *path, const struct side_by_side *job, struct error *error)
+{
+    struct side_by_side_layout layout;
+    side_by_side_plan(job, &layout);
+    const struct video_desc desc = describe(job, &layout);
+    return video_writer_check(path, &desc, error);
+}
+
 bool side_by_side_write(const char *path, const struct side_by_side *job, struct error *error)
 {
     struct side_by_side_layout layout;
     struct video_writer *writer = NULL;
     side_by_side_plan(job, &layout);
-    const struct video_desc desc = {
-        .width = layout.video_width,
-        .height = layout.video_height,
-        .frames = job->frames,
-        .fps = job->fps,
-        .metadata = job->metadata,
-    };
+    const struct video_desc desc = describe(job, &layout);
     size_t bytes = (size_t)layout.video_width * (size_t)layout.video_height * 3;
     uint8_t *rgb = malloc(bytes);
     bool ok = rgb != NULL || error_out_of_memory(error, "a frame of the comparison", bytes);

@@ -42,6 +42,9 @@ void side_by_side_plan(const struct side_by_side *job, struct side_by_side_layou
 void side_by_side_frame(const struct side_by_side *job, const struct side_by_side_layout *layout,
                         int64_t index, uint8_t *rgb);
 
+/* As video_writer_check(): what can be known before there are frames. */
+bool side_by_side_check(const char *path, const struct side_by_side *job, struct error *error);
+
 /* On failure there is no output file. */
 bool side_by_side_write(const char *path, const struct side_by_side *job, struct error *error);
 

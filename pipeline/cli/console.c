@@ -90,18 +90,26 @@ static int terminal_columns(void)
     return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
+/* "denoise", or "draft 90 %: denoise" */
+static void describe_phase(const struct console *c, char *text, size_t size)
+{
+    snprintf(text, size, "%s%s%s", c->label ? c->label : "", c->label ? ": " : "",
+             generate_phase_name(c->phase));
+}
+
 /* One line, whatever the width of the terminal: a line that wraps could not be drawn over. */
 static void draw_bar(struct console *c, int64_t done, int64_t total, const char *text)
 {
-    char bar[BAR_WIDTH + 1], line[256];
+    char bar[BAR_WIDTH + 1], line[256], phase[128];
     int columns = terminal_columns();
-    int room = columns - (int)strlen(text) - (int)sizeof "denoise  [] ";
+    describe_phase(c, phase, sizeof phase);
+    int name = (int)strlen(phase) < 8 ? 8 : (int)strlen(phase);
+    int room = columns - name - (int)strlen(text) - (int)sizeof " [] ";
     int width = room < 5 ? 0 : room < BAR_WIDTH ? room : BAR_WIDTH;
     memset(bar, '.', (size_t)width);
     memset(bar, '#', (size_t)((double)done / (double)total * width));
     bar[width] = '\0';
-    snprintf(line, sizeof line, width ? "%-8s [%s] %s" : "%-8s %s%s", generate_phase_name(c->phase),
-             bar, text);
+    snprintf(line, sizeof line, width ? "%-8s [%s] %s" : "%-8s %s%s", phase, bar, text);
     fprintf(stderr, "\r%.*s\033[K", columns - 1, line);
     c->line_open = true;
     if (done >= total)
@@ -126,12 +134,14 @@ bool console_step(void *user, enum generate_phase phase, int64_t done, int64_t t
     bool due = begins ? c->terminal : done >= total || now - c->last_time >= interval;
     if (!due)
         return go_on;
-    char text[128];
+    char text[128], name[128];
     c->last_time = now;
     describe(c, done, total, now - c->phase_start, text, sizeof text);
-    if (c->terminal)
+    if (c->terminal) {
         draw_bar(c, done, total, text);
-    else
-        fprintf(stderr, "%s: %s\n", generate_phase_name(phase), text);
+    } else {
+        describe_phase(c, name, sizeof name);
+        fprintf(stderr, "%s: %s\n", name, text);
+    }
     return go_on;
 }

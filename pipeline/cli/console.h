@@ -10,7 +10,8 @@
 
 struct console {
     bool quiet, terminal;
-    int64_t steps; /* of denoising, to speak of steps where passes are counted; 0 = unknown */
+    int64_t steps;     /* of denoising, to speak of steps where passes are counted; 0 = unknown */
+    const char *label; /* of the run under way, where there are several; NULL = none */
     enum generate_phase phase;
     bool in_phase;  /* something was said about phase */
     bool line_open; /* a bar stands on the last line */

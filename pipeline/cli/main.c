@@ -20,9 +20,8 @@ static const struct command {
     const struct command_spec *spec;
     bool (*run)(int argc, char *const *argv, struct error *error);
 } commands[] = {
-    {&generate_command, cmd_generate},
-    {&decode_command, cmd_decode},
-    {&inspect_command, cmd_inspect},
+    {&generate_command, cmd_generate}, {&compare_command, cmd_compare},
+    {&decode_command, cmd_decode},     {&inspect_command, cmd_inspect},
     {&info_command, cmd_info},
 };
 #define COMMAND_COUNT (sizeof commands / sizeof *commands)
@@ -54,11 +53,12 @@ static const struct command *find_command(const char *name, struct error *error)
         if (strcmp(commands[i].spec->name, name) == 0)
             return &commands[i];
     const char *nearest = suggest_nearest(name, command_at, NULL);
-    error_set_usage(error,
-                    "unknown command '%s'%s%s%s; the commands are generate, decode, inspect, "
-                    "info and help",
-                    name, nearest ? " (did you mean '" : "", nearest ? nearest : "",
+    error_set_usage(error, "unknown command '%s'%s%s%s; the commands are", name,
+                    nearest ? " (did you mean '" : "", nearest ? nearest : "",
                     nearest ? "'?)" : "");
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        error_append(error, " %s,", commands[i].spec->name);
+    error_append(error, " help");
     return NULL;
 }
 

@@ -41,7 +41,7 @@ class Usage(Case):
         self.refuse([], 2, "no command")
         self.refuse(["genrate"], 2, "unknown command 'genrate'", "did you mean 'generate'?",
                     "decode")
-        self.refuse(["bench"], 2, "unknown command 'bench'", "generate, decode, inspect, info")
+        self.refuse(["tune"], 2, "unknown command 'tune'", "generate, compare", "info", "help")
         self.refuse(["help", "decod"], 2, "did you mean 'decode'?")
 
     def test_options(self):

@@ -1,0 +1,398 @@
+/*
+ * The runs one after the other, and what is taken from them.
+ *
+ * Owns the order (checks, runs, likeness, the grid of videos, report and figures) and the frames of
+ * all variants, which stay in memory: decoding the files again would give the encoder's picture of
+ * them, and 65 frames of 512x512 are 51 MB. They are part of what every run's memory plan counts.
+ */
+#include "compare.h"
+
+#include "clock.h"
+#include "frame_metrics.h"
+#include "io/output_file.h"
+#include "io/video_writer.h"
+#include "machine.h"
+#include "report/report.h"
+#include "side_by_side.h"
+#include "tensor/checked.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Constant rate factor 6 where generate has 16: the encoder's own error is then about 55 dB. */
+#define CRF_OFFSET (-10)
+
+/* One run's listener. */
+struct listener {
+    const struct compare_job *job;
+    struct capture *capture;
+    uint8_t *next; /* where the next frame goes */
+    int64_t frame_bytes, frames_left;
+    double seconds; /* spent in taking frames */
+};
+
+static bool on_step(void *user, enum generate_phase phase, int64_t done, int64_t total)
+{
+    const struct generate_events *events = ((const struct listener *)user)->job->events;
+    return !events || !events->step || events->step(events->user, phase, done, total);
+}
+
+static void on_note(void *user, const char *text)
+{
+    const struct generate_events *events = ((const struct listener *)user)->job->events;
+    if (events && events->note)
+        events->note(events->user, text);
+}
+
+static void on_attention(void *user, struct self_attention *attention, const draftattn_step *step,
+                         const float *q, const float *k, int64_t qkv_stride)
+{
+    capture_attention(((struct listener *)user)->capture, attention, step, q, k, qkv_stride);
+}
+
+static void on_frame(void *user, const uint8_t *rgb)
+{
+    struct listener *listener = user;
+    double start = clock_seconds();
+    if (listener->frames_left-- > 0) {
+        memcpy(listener->next, rgb, (size_t)listener->frame_bytes);
+        listener->next += listener->frame_bytes;
+    }
+    listener->seconds += clock_seconds() - start;
+}
+
+static bool on_write_step(void *user, int64_t done, int64_t total)
+{
+    return on_step(user, PHASE_WRITE, done, total);
+}
+
+static void begin(const struct compare_job *job, int64_t index, const char *label)
+{
+    if (job->begin)
+        job->begin(job->events ? job->events->user : NULL, index, job->variant_count, label);
+}
+
+/* prefix + name + ".mp4", malloc'd. */
+static char *video_path(const struct compare_job *job, const char *name, struct error *error)
+{
+    size_t size = strlen(job->prefix) + strlen(name) + sizeof ".mp4";
+    char *path = malloc(size);
+    if (path)
+        snprintf(path, size, "%s%s.mp4", job->prefix, name);
+    else
+        error_out_of_memory(error, "the name of a video", size);
+    return path;
+}
+
+/* ---- before the work ------------------------------------------------------------------------- */
+
+static struct generate_settings settings_of(const struct compare_job *job,
+                                            const struct comparison *c, int64_t index)
+{
+    struct generate_settings settings = *job->settings;
+    const struct comparison_variant *variant = &c->variants[index];
+    settings.attention = variant->attention;
+    settings.output = variant->video;
+    settings.save_latents = NULL;
+    settings.crf_offset = CRF_OFFSET;
+    settings.held_bytes = c->width * c->height * 3 * c->frames * (c->variant_count - index);
+    return settings;
+}
+
+static bool fill_variant(const struct compare_job *job, int64_t index,
+                         struct comparison_variant *variant, size_t bytes, size_t frames,
+                         struct error *error)
+{
+    const struct compare_variant *asked = &job->variants[index];
+    memcpy(variant->label, asked->label, sizeof variant->label);
+    variant->attention = asked->attention;
+    variant->video = video_path(job, asked->name, error);
+    if (!variant->video)
+        return false;
+    variant->frames = malloc(bytes);
+    variant->quality.psnr = malloc(frames * sizeof(double));
+    variant->quality.ssim = malloc(frames * sizeof(double));
+    if (variant->frames && variant->quality.psnr && variant->quality.ssim)
+        return true;
+    return error_out_of_memory(error, "the frames of the variants; ask for fewer of them", bytes);
+}
+
+static bool fill(const struct compare_job *job, struct comparison *c, struct error *error)
+{
+    const struct generate_settings *s = job->settings;
+    const int64_t shape[4] = {s->frames, s->height, s->width, 3};
+    size_t bytes;
+    *c = (struct comparison){
+        .model = job->model->folder.root,
+        .prompt = s->prompt,
+        .negative_prompt = s->negative_prompt,
+        .settings = s,
+        .command = job->command,
+        .machine = job->machine,
+        .width = s->width,
+        .height = s->height,
+        .frames = s->frames,
+        .steps = s->steps,
+        .layers = job->model->transformer.layers,
+        .heads = job->model->transformer.heads,
+        .fps = s->fps,
+    };
+    c->variants = calloc((size_t)job->variant_count, sizeof *c->variants);
+    if (!c->variants || !checked_bytes(shape, 4, 1, &bytes))
+        return error_out_of_memory(error, "the variants", sizeof *c->variants);
+    for (; c->variant_count < job->variant_count; c->variant_count++)
+        if (!fill_variant(job, c->variant_count, &c->variants[c->variant_count], bytes,
+                          (size_t)s->frames, error)) {
+            c->variant_count++; /* what it got so far is freed too */
+            return false;
+        }
+    c->side_by_side = video_path(job, "side-by-side", error);
+    return c->side_by_side != NULL;
+}
+
+static struct side_by_side grid_of(const struct comparison *c, struct side_by_side_cell *cells)
+{
+    return (struct side_by_side){
+        .cells = cells,
+        .count =
+            (int32_t)(c->variant_count < SIDE_BY_SIDE_MAX ? c->variant_count : SIDE_BY_SIDE_MAX),
+        .width = (int32_t)c->width,
+        .height = (int32_t)c->height,
+        .frames = c->frames,
+        .fps = c->fps,
+    };
+}
+
+static bool check(const struct compare_job *job, const struct comparison *c, struct error *error)
+{
+    for (int64_t i = 0; i < c->variant_count; i++) {
+        struct generate_settings settings = settings_of(job, c, i);
+        if (!generate_check(job->model, &settings, error))
+            return error_prefix(error, "variant '%s': ", c->variants[i].label);
+    }
+    struct side_by_side_cell cells[SIDE_BY_SIDE_MAX];
+    for (int64_t i = 0; i < c->variant_count && i < SIDE_BY_SIDE_MAX; i++)
+        cells[i] = (struct side_by_side_cell){c->variants[i].label, "", NULL};
+    struct side_by_side grid = grid_of(c, cells);
+    return side_by_side_check(c->side_by_side, &grid, error) &&
+           output_file_check(job->report, error) && output_file_check(job->json, error);
+}
+
+/* ---- the runs -------------------------------------------------------------------------------- */
+
+/* Takes what collecting took out of the times. */
+static void correct_times(struct comparison_variant *variant, double attention, double frames,
+                          int64_t steps)
+{
+    struct generate_report *report = &variant->report;
+    report->seconds[PHASE_DENOISE] -= attention;
+    report->step_seconds -= attention / (double)steps;
+    report->seconds[PHASE_WRITE] -= frames;
+    report->total_seconds -= attention + frames;
+    variant->capture_seconds = attention + frames;
+    for (int i = 0; i < DRAFTATTN_STAGE_COUNT; i++)
+        variant->attention_seconds += report->attention.seconds[i];
+}
+
+static bool run_variant(const struct compare_job *job, struct comparison *c, int64_t index,
+                        struct generate_text *text, struct error *error)
+{
+    struct comparison_variant *variant = &c->variants[index];
+    struct generate_settings settings = settings_of(job, c, index);
+    const struct capture_desc desc = {
+        .steps = (int32_t)c->steps,
+        .layers = (int32_t)c->layers,
+        .heads = (int32_t)c->heads,
+        .passes = settings.guidance > 1 ? 2 : 1,
+        .places = job->places,
+        .place_count = job->place_count,
+    };
+    struct listener listener = {
+        .job = job,
+        .next = variant->frames,
+        .frame_bytes = c->width * c->height * 3,
+        .frames_left = c->frames,
+    };
+    const struct generate_events events = {on_step, on_note, on_attention, on_frame, &listener};
+    settings.text = text;
+    begin(job, index, variant->label);
+    bool ok = capture_create(&listener.capture, &desc, error) &&
+              generate_run(job->model, &settings, &events, &variant->report, error) &&
+              capture_finish(listener.capture, variant, error);
+    if (ok)
+        correct_times(variant, capture_seconds(listener.capture), listener.seconds, c->steps);
+    else if (!error->interrupted)
+        error_prefix(error, "variant '%s': ", variant->label);
+    capture_destroy(listener.capture);
+    return ok;
+}
+
+/* Every run loads the same files; the first alone finds them outside of the system's cache. */
+static void even_out_loading(struct comparison *c)
+{
+    double least = INFINITY;
+    for (int64_t i = 0; i < c->variant_count; i++)
+        least = fmin(least, c->variants[i].report.seconds[PHASE_LOAD]);
+    for (int64_t i = 0; i < c->variant_count; i++) {
+        struct generate_report *report = &c->variants[i].report;
+        report->total_seconds -= report->seconds[PHASE_LOAD] - least;
+        report->seconds[PHASE_LOAD] = least;
+    }
+}
+
+/* ---- after the runs -------------------------------------------------------------------------- */
+
+static bool measure(const struct compare_job *job, struct comparison *c, int64_t index,
+                    struct error *error)
+{
+    struct comparison_variant *variant = &c->variants[index], *baseline = &c->variants[0];
+    struct comparison_quality *quality = &variant->quality;
+    struct listener listener = {.job = job};
+    const struct progress progress = {on_write_step, &listener};
+    size_t bytes = (size_t)(c->width * c->height * 3 * c->frames);
+    if (index == 0) {
+        for (int64_t i = 0; i < c->frames; i++)
+            quality->psnr[i] = INFINITY, quality->ssim[i] = 1;
+        quality->psnr_all = quality->psnr_rgb = INFINITY;
+        quality->ssim_all = 1;
+        return true;
+    }
+    if (!frame_metrics_files(baseline->video, variant->video, c->frames, quality->psnr,
+                             quality->ssim, &quality->psnr_all, &quality->ssim_all, &progress,
+                             error))
+        return false;
+    quality->psnr_rgb =
+        frame_metrics_psnr(frame_metrics_mse(baseline->frames, variant->frames, bytes));
+    for (int64_t i = 1; i < c->frames; i++)
+        if (quality->psnr[i] < quality->psnr[quality->worst_frame])
+            quality->worst_frame = i;
+    return true;
+}
+
+static bool measure_all(const struct compare_job *job, struct comparison *c, struct error *error)
+{
+    begin(job, job->variant_count, "PSNR and SSIM");
+    for (int64_t i = 0; i < c->variant_count; i++)
+        if (!measure(job, c, i, error))
+            return false;
+    return true;
+}
+
+/* "2.31x, 34.2 dB" */
+static void describe_cell(const struct comparison *c, int64_t index, char *text, size_t size)
+{
+    const struct comparison_variant *variant = &c->variants[index];
+    double seconds = variant->report.total_seconds, psnr = variant->quality.psnr_all;
+    if (index == 0)
+        snprintf(text, size, "%.1f s", seconds);
+    else if (isfinite(psnr))
+        snprintf(text, size, "%.2fx faster, %.1f dB", c->variants[0].report.total_seconds / seconds,
+                 psnr);
+    else
+        snprintf(text, size, "%.2fx faster, identical",
+                 c->variants[0].report.total_seconds / seconds);
+}
+
+static bool write_grid(const struct compare_job *job, struct comparison *c, struct error *error)
+{
+    struct listener listener = {.job = job};
+    struct side_by_side_cell cells[SIDE_BY_SIDE_MAX];
+    char details[SIDE_BY_SIDE_MAX][64];
+    const char *const metadata[] = {"title", c->prompt, "comment", c->command, NULL};
+    struct side_by_side grid = grid_of(c, cells);
+    grid.metadata = metadata;
+    grid.progress = (struct progress){on_write_step, &listener};
+    for (int32_t i = 0; i < grid.count; i++) {
+        describe_cell(c, i, details[i], sizeof details[i]);
+        cells[i] =
+            (struct side_by_side_cell){c->variants[i].label, details[i], c->variants[i].frames};
+    }
+    begin(job, job->variant_count, "side by side");
+    return side_by_side_write(c->side_by_side, &grid, error);
+}
+
+static bool write_text(const char *path, const char *text, struct error *error)
+{
+    FILE *file = fopen(path, "wb");
+    if (!file)
+        return error_set(error, "output '%s': %s", path, strerror(errno));
+    bool ok = fputs(text, file) >= 0 && fputc('\n', file) != EOF;
+    int reason = errno;
+    if (fclose(file) != 0 && ok) {
+        reason = errno;
+        ok = false;
+    }
+    return ok || error_set(error, "output '%s': %s", path, strerror(reason));
+}
+
+static bool write_json(const char *path, const struct comparison *c, struct error *error)
+{
+    struct output_file file;
+    char *text = comparison_json(c);
+    if (!text)
+        return error_out_of_memory(error, "the figures", 1 << 20);
+    bool ok = output_file_create(&file, path, error);
+    if (ok && !(ok = write_text(file.temporary, text, error)))
+        output_file_discard(&file);
+    ok = ok && output_file_commit(&file, error);
+    free(text);
+    return ok;
+}
+
+static bool write_report(const struct compare_job *job, const struct comparison *c,
+                         struct error *error)
+{
+    begin(job, job->variant_count, "report");
+    return report_write(job->report, c, error);
+}
+
+bool compare_run(const struct compare_job *job, struct comparison *out, struct error *error)
+{
+    struct generate_text text = {0};
+    bool ok = fill(job, out, error) && check(job, out, error);
+    for (int64_t i = 0; ok && i < out->variant_count; i++)
+        ok = run_variant(job, out, i, &text, error);
+    generate_text_free(&text);
+    if (!ok)
+        return false;
+    even_out_loading(out);
+    return measure_all(job, out, error) && write_grid(job, out, error) &&
+           write_json(job->json, out, error) && write_report(job, out, error);
+}
+
+void compare_machine(int32_t threads, char *buffer, size_t size)
+{
+    char name[128];
+    int count = threads > 0 ? threads : omp_get_max_threads();
+    machine_cpu_name(name, sizeof name);
+    snprintf(buffer, size, "%s, %d thread%s", name, count, count == 1 ? "" : "s");
+}
+
+static void free_variant(struct comparison_variant *variant)
+{
+    for (int64_t i = 0; i < variant->map_count; i++) {
+        free(variant->maps[i].map);
+        free(variant->maps[i].mask);
+    }
+    free(variant->maps);
+    free(variant->video);
+    free(variant->frames);
+    free(variant->quality.psnr);
+    free(variant->quality.ssim);
+    free(variant->error_median);
+    free(variant->error_worst);
+}
+
+void comparison_free(struct comparison *comparison)
+{
+    for (int64_t i = 0; i < comparison->variant_count; i++)
+        free_variant(&comparison->variants[i]);
+    free(comparison->variants);
+    free(comparison->side_by_side);
+    *comparison = (struct comparison){0};
+}
