@@ -16,6 +16,9 @@ test_packages=(
     ffmpeg                          # ffprobe looks at what was written
     python3                         # tests of the command line
 )
+clang_packages=(
+    clang libclang-rt-dev libomp-dev llvm # tests/run.sh --tsan and --fuzz
+)
 
 # Prints those of the given packages that are not installed.
 missing_packages() {

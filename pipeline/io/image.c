@@ -1,8 +1,6 @@
 /*
- * Still images through stb: the one file that knows it.
- *
- * Sides are bounded before anything is decoded, so that a header of a few bytes cannot ask for
- * gigabytes. What stb writes goes through our own stream, because it does not report a full disk.
+ * Still images written through stb: the one file that knows it. What it writes goes through our own
+ * stream, because it does not report a full disk.
  */
 #include "image.h"
 
@@ -13,33 +11,9 @@
 
 /* gcc judges unused functions at the end of the file, so that there is no going back. */
 #pragma GCC diagnostic ignored "-Wunused-function"
-#define STB_IMAGE_STATIC
-#define STB_IMAGE_IMPLEMENTATION
-#define STBI_ONLY_PNG
-#define STBI_ONLY_JPEG
-#define STBI_MAX_DIMENSIONS IMAGE_MAX_SIDE
-#include <stb_image.h>
 #define STB_IMAGE_WRITE_STATIC
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #include <stb_image_write.h>
-
-bool image_read(struct image *out, const char *path, struct error *error)
-{
-    *out = (struct image){0};
-    FILE *file = fopen(path, "rb");
-    if (!file)
-        return error_set(error, "image '%s': %s", path, strerror(errno));
-    int width = 0, height = 0, channels = 0;
-    out->rgb = stbi_load_from_file(file, &width, &height, &channels, 3);
-    fclose(file);
-    if (!out->rgb)
-        return error_set(error,
-                         "image '%s': not a PNG or JPEG of at most %d x %d that can be read (%s)",
-                         path, IMAGE_MAX_SIDE, IMAGE_MAX_SIDE, stbi_failure_reason());
-    out->width = width;
-    out->height = height;
-    return true;
-}
 
 void image_free(struct image *image)
 {

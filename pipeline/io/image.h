@@ -9,13 +9,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define IMAGE_MAX_SIDE 16384
+#define IMAGE_MAX_SIDE   16384
+#define IMAGE_MAX_PIXELS (1 << 26) /* of an image that is read */
 
 struct image {
     int32_t width, height;
     uint8_t *rgb; /* [height][width][3], freed by image_free() */
 };
 
+/* Grey, palettes and 16 bits become RGB of 8 bits; transparency is dropped. */
 bool image_read(struct image *out, const char *path, struct error *error);
 /* Through a temporary: the file appears whole or not at all. */
 bool image_write_png(const char *path, const struct image *image, struct error *error);

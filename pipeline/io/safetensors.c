@@ -252,7 +252,8 @@ bool safetensors_open(struct safetensors *out, const char *path, struct stored_l
             break;
     }
     cJSON_Delete(root);
-    return ok && check_cover(&header, list->at + first, list->count - first, error);
+    struct stored_tensor *tensors = list->at ? list->at + first : NULL; /* a file may hold none */
+    return ok && check_cover(&header, tensors, list->count - first, error);
 }
 
 void safetensors_close(struct safetensors *file)
