@@ -247,21 +247,25 @@ static void even_out_loading(struct comparison *c)
 
 /* ---- after the runs -------------------------------------------------------------------------- */
 
+static void measure_baseline(const struct comparison *c)
+{
+    struct comparison_quality *quality = &c->variants[0].quality;
+    for (int64_t i = 0; i < c->frames; i++) {
+        quality->psnr[i] = INFINITY;
+        quality->ssim[i] = 1;
+    }
+    quality->psnr_all = quality->psnr_rgb = INFINITY;
+    quality->ssim_all = 1;
+}
+
 static bool measure(const struct compare_job *job, struct comparison *c, int64_t index,
                     struct error *error)
 {
-    struct comparison_variant *variant = &c->variants[index], *baseline = &c->variants[0];
-    struct comparison_quality *quality = &variant->quality;
+    const struct comparison_variant *variant = &c->variants[index], *baseline = &c->variants[0];
+    struct comparison_quality *quality = &c->variants[index].quality;
     struct listener listener = {.job = job};
     const struct progress progress = {on_write_step, &listener};
     size_t bytes = (size_t)(c->width * c->height * 3 * c->frames);
-    if (index == 0) {
-        for (int64_t i = 0; i < c->frames; i++)
-            quality->psnr[i] = INFINITY, quality->ssim[i] = 1;
-        quality->psnr_all = quality->psnr_rgb = INFINITY;
-        quality->ssim_all = 1;
-        return true;
-    }
     if (!frame_metrics_files(baseline->video, variant->video, c->frames, quality->psnr,
                              quality->ssim, &quality->psnr_all, &quality->ssim_all, &progress,
                              error))
@@ -277,7 +281,8 @@ static bool measure(const struct compare_job *job, struct comparison *c, int64_t
 static bool measure_all(const struct compare_job *job, struct comparison *c, struct error *error)
 {
     begin(job, job->variant_count, "PSNR and SSIM");
-    for (int64_t i = 0; i < c->variant_count; i++)
+    measure_baseline(c);
+    for (int64_t i = 1; i < c->variant_count; i++)
         if (!measure(job, c, i, error))
             return false;
     return true;
@@ -291,11 +296,9 @@ static void describe_cell(const struct comparison *c, int64_t index, char *text,
     if (index == 0)
         snprintf(text, size, "%.1f s", seconds);
     else if (isfinite(psnr))
-        snprintf(text, size, "%.2fx faster, %.1f dB", c->variants[0].report.total_seconds / seconds,
-                 psnr);
+        snprintf(text, size, "%.2fx, %.1f dB", c->variants[0].report.total_seconds / seconds, psnr);
     else
-        snprintf(text, size, "%.2fx faster, identical",
-                 c->variants[0].report.total_seconds / seconds);
+        snprintf(text, size, "%.2fx, identical", c->variants[0].report.total_seconds / seconds);
 }
 
 static bool write_grid(const struct compare_job *job, struct comparison *c, struct error *error)

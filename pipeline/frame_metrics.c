@@ -28,7 +28,8 @@ double frame_metrics_mse(const uint8_t *a, const uint8_t *b, size_t count)
     return count ? (double)squared_error(a, b, count) / (double)count : 0.0;
 }
 
-/* Of one window: Wang's formula with sample variances, its constants for 64 samples of 8 bits. */
+/* Of one window: Wang's formula on sums of 64 samples, with FFmpeg's constants, whose first is 1/64
+ * of what the published one would be on that scale. */
 static double window_ssim(const uint8_t *a, ptrdiff_t stride_a, const uint8_t *b,
                           ptrdiff_t stride_b)
 {

@@ -42,16 +42,11 @@ static int32_t text_width(const char *text)
     return stb_easy_font_width(copy);
 }
 
-/* The largest scale at which the longest line fits, within what looks right for the width. */
-static int32_t text_scale(const struct side_by_side *job, int32_t cell_width)
+/* The largest scale, up to that of the layout, at which a line fits; 1 where none does. */
+static int32_t text_scale(const struct side_by_side_layout *l, const char *text)
 {
-    int32_t scale = (cell_width + 80) / 160, widest = 1;
-    for (int32_t i = 0; i < job->count; i++) {
-        int32_t title = text_width(job->cells[i].title), detail = text_width(job->cells[i].detail);
-        widest = title > widest ? title : widest;
-        widest = detail > widest ? detail : widest;
-    }
-    while (scale > 1 && (widest + 2 * PADDING) * scale > cell_width)
+    int32_t scale = l->text, width = text_width(text) + 2 * PADDING;
+    while (scale > 1 && width * scale > l->cell_width)
         scale--;
     return scale;
 }
@@ -66,7 +61,7 @@ void side_by_side_plan(const struct side_by_side *job, struct side_by_side_layou
     while ((int64_t)layout->columns * job->width / layout->shrink > WIDTH_MAX)
         layout->shrink++;
     layout->cell_width = job->width * layout->zoom / layout->shrink;
-    layout->text = text_scale(job, layout->cell_width);
+    layout->text = (layout->cell_width + 80) / 160; /* about 20 letters a line */
     layout->band = (2 * LINE + PADDING) * layout->text;
     layout->cell_height = layout->band + job->height * layout->zoom / layout->shrink;
     /* encoders take even sides */
@@ -93,15 +88,15 @@ static void draw_text(uint8_t *rgb, const struct side_by_side_layout *l, int32_t
         uint8_t colour[4];
     } vertices[TEXT_BYTES * 4 * 8];
     char copy[TEXT_BYTES];
-    int32_t room = l->cell_width / l->text - 2 * PADDING;
+    int32_t scale = text_scale(l, text), room = l->cell_width / scale - 2 * PADDING;
     make_drawable(copy, text);
     for (size_t length = strlen(copy); length > 0 && stb_easy_font_width(copy) > room;)
         copy[--length] = '\0';
     int quads = stb_easy_font_print(0, 0, copy, NULL, vertices, sizeof vertices);
     for (int i = 0; i < quads; i++) {
         const struct vertex *a = &vertices[4 * i], *c = a + 2; /* opposite corners */
-        fill(rgb, l, left + (int32_t)a->x * l->text, top + (int32_t)a->y * l->text,
-             left + (int32_t)c->x * l->text, top + (int32_t)c->y * l->text, colour);
+        fill(rgb, l, left + (int32_t)a->x * scale, top + (int32_t)a->y * scale,
+             left + (int32_t)c->x * scale, top + (int32_t)c->y * scale, colour);
     }
 }
 

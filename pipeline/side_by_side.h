@@ -12,7 +12,7 @@
 
 struct side_by_side_cell {
     const char *title,
-        *detail;           /* two lines above the picture; ASCII, cut where they are too long */
+        *detail;           /* two lines above the picture; ASCII, smaller where they are long */
     const uint8_t *frames; /* [frames][height][width][3] */
 };
 
