@@ -51,3 +51,18 @@ install_packages() {
             apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 \
             "${missing[@]}" >/dev/null
 }
+
+# install_browser: one for tests/browser, which is skipped without. Nothing where a browser is there
+# already, or where apt has none but a stub for a snap, as on Ubuntu. Wants fresh lists of packages,
+# which install_packages leaves where it had something to do.
+install_browser() {
+    local browser
+    for browser in chromium google-chrome google-chrome-stable; do
+        ! command -v "$browser" >/dev/null || return 0
+    done
+    # not grep -q: it would leave before apt-cache is done, which then counts as failed
+    if LC_ALL=C apt-cache policy chromium 2>/dev/null |
+        grep -E '^ *Candidate: [0-9]' | grep -v snap >/dev/null; then
+        install_packages chromium || echo "No browser; its test will be skipped." >&2
+    fi
+}

@@ -52,6 +52,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 packages=("${build_packages[@]}" "${test_packages[@]}")
 case "$preset" in tsan | fuzz) packages+=("${clang_packages[@]}") ;; esac
 [ "$install" -eq 0 ] || install_packages "${packages[@]}"
+[ "$install" -eq 0 ] || [ "$preset" = fuzz ] || install_browser
 
 cd "$root"
 mkdir -p build
