@@ -1,6 +1,7 @@
-/* Owns the reading of the processor's name. */
+/* Owns the questions about the processor: its name, and the threads that work is shared among. */
 #include "machine.h"
 
+#include <omp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -19,4 +20,9 @@ void machine_cpu_name(char *name, size_t size)
     }
     if (file)
         fclose(file);
+}
+
+int32_t machine_threads(void)
+{
+    return omp_get_max_threads();
 }

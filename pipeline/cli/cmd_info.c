@@ -3,6 +3,7 @@
 #include "model_location.h"
 
 #include "../io/video_writer.h"
+#include "../machine.h"
 
 #include <draftattn.h>
 
@@ -10,7 +11,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 struct arguments {
@@ -31,21 +31,6 @@ const struct command_spec info_command = {
             "found, and where the bundled model is.",
     .options = options,
 };
-
-static void cpu_name(char *name, size_t size)
-{
-    char line[512];
-    FILE *file = fopen("/proc/cpuinfo", "r");
-    snprintf(name, size, "unknown");
-    while (file && fgets(line, sizeof line, file))
-        if (strncmp(line, "model name", 10) == 0 && strchr(line, ':')) {
-            line[strcspn(line, "\n")] = '\0';
-            snprintf(name, size, "%s", strchr(line, ':') + 2);
-            break;
-        }
-    if (file)
-        fclose(file);
-}
 
 /* Whether a backend works here, and the library's words where it does not. */
 static void add_backends(cJSON *root)
@@ -90,7 +75,7 @@ static cJSON *collect(void)
     snprintf(text, sizeof text, "%d.%d.%d", version / 10000, version / 100 % 100, version % 100);
     cJSON_AddStringToObject(root, "version", text);
     cJSON_AddStringToObject(root, "compiler", __VERSION__);
-    cpu_name(text, sizeof text);
+    machine_cpu_name(text, sizeof text);
     cJSON_AddStringToObject(root, "cpu", text);
     cJSON_AddNumberToObject(root, "threads", (double)sysconf(_SC_NPROCESSORS_ONLN));
     add_backends(root);

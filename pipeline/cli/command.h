@@ -9,11 +9,12 @@
 
 #include <stdbool.h>
 
-extern const struct command_spec generate_command, compare_command, decode_command, inspect_command,
-    info_command;
+extern const struct command_spec generate_command, compare_command, bench_command, inspect_command,
+    decode_command, info_command;
 
 bool cmd_generate(int argc, char *const *argv, struct error *error);
 bool cmd_compare(int argc, char *const *argv, struct error *error);
+bool cmd_bench(int argc, char *const *argv, struct error *error);
 bool cmd_decode(int argc, char *const *argv, struct error *error);
 bool cmd_inspect(int argc, char *const *argv, struct error *error);
 bool cmd_info(int argc, char *const *argv, struct error *error);

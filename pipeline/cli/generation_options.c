@@ -29,19 +29,6 @@ static const char *backend_at(const void *user, size_t index)
                                            : NULL;
 }
 
-/* "unknown policy 'x'; there are a, b, c" */
-static bool unknown_name(const char *flag, const char *name,
-                         const char *(*at)(const void *user, size_t index), struct error *error)
-{
-    const char *nearest = suggest_nearest(name, at, NULL);
-    error_set_usage(error, "%s '%s' is unknown%s%s%s; there are", flag, name,
-                    nearest ? " (did you mean '" : "", nearest ? nearest : "",
-                    nearest ? "'?)" : "");
-    for (size_t i = 0; at(NULL, i); i++)
-        error_append(error, "%s %s", i ? "," : "", at(NULL, i));
-    return false;
-}
-
 /* Text as given, or the contents of @FILE in *buffer. */
 static bool read_prompt(const char *flag, const char *given, const char **text, char **buffer,
                         struct error *error)
@@ -106,14 +93,14 @@ bool generation_policy(const char *flag, const char *name, draftattn_policy *pol
                        struct error *error)
 {
     return draftattn_policy_from_name(name, policy) == DRAFTATTN_SUCCESS ||
-           unknown_name(flag, name, policy_at, error);
+           suggest_refuse(flag, name, policy_at, NULL, error);
 }
 
 bool generation_backend(const char *flag, const char *name, draftattn_backend *backend,
                         struct error *error)
 {
     return draftattn_backend_from_name(name, backend) == DRAFTATTN_SUCCESS ||
-           unknown_name(flag, name, backend_at, error);
+           suggest_refuse(flag, name, backend_at, NULL, error);
 }
 
 void generation_set_policy(draftattn_plan_desc *desc, draftattn_policy policy)

@@ -20,9 +20,8 @@ static const struct command {
     const struct command_spec *spec;
     bool (*run)(int argc, char *const *argv, struct error *error);
 } commands[] = {
-    {&generate_command, cmd_generate}, {&compare_command, cmd_compare},
-    {&decode_command, cmd_decode},     {&inspect_command, cmd_inspect},
-    {&info_command, cmd_info},
+    {&generate_command, cmd_generate}, {&compare_command, cmd_compare}, {&bench_command, cmd_bench},
+    {&inspect_command, cmd_inspect},   {&decode_command, cmd_decode},   {&info_command, cmd_info},
 };
 #define COMMAND_COUNT (sizeof commands / sizeof *commands)
 

@@ -52,3 +52,16 @@ const char *suggest_nearest(const char *word, const char *(*next)(const void *us
             return choice;
     }
 }
+
+bool suggest_refuse(const char *flag, const char *word,
+                    const char *(*next)(const void *user, size_t index), const void *user,
+                    struct error *error)
+{
+    const char *nearest = suggest_nearest(word, next, user);
+    error_set_usage(error, "%s '%s' is unknown%s%s%s; there are", flag, word,
+                    nearest ? " (did you mean '" : "", nearest ? nearest : "",
+                    nearest ? "'?)" : "");
+    for (size_t i = 0; next(user, i); i++)
+        error_append(error, "%s %s", i ? "," : "", next(user, i));
+    return false;
+}

@@ -1,0 +1,295 @@
+/*
+ * Owns what is measured in the time there is. Kernels come fastest first and grids smallest first.
+ * A job gets an equal share of the time that is left for as many heads and runs as fit, one of each
+ * if all that is left allows it, else it is left out and says what it would take. Times are
+ * estimated from the rate that the kernel had on the grid before, at first from the peak.
+ */
+#include "bench_jobs.h"
+
+#include "../clock.h"
+#include "../machine.h"
+#include "../system_memory.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What a kernel is taken to reach before it has been seen, as a share of the peak. */
+#define FIRST_GUESS           0.6
+#define FIRST_GUESS_REFERENCE 0.03
+
+/* Of dense time, what a sparse run takes beyond its density: means, probe rows, repair. */
+#define SPARSE_EXTRA 0.15
+
+/* Share of the time for the break-even of all kernels, and runs that the heads leave room for. */
+#define BREAK_EVEN_SHARE  0.2
+#define RUNS_BEFORE_HEADS 3
+
+/* q, k, v and o once more, as the workspace holds them. */
+#define MEMORY_FACTOR 2
+
+/* Work of a break-even search, in dense runs of its longest usual grid, for one contender. */
+#define SEARCH_TOKENS 2048
+#define SEARCH_RUNS   6
+
+struct session {
+    const struct bench_settings *settings;
+    struct console *console;
+    struct bench_report *report;
+    double deadline;
+    int jobs_left;
+    bool refused; /* a setting, by the library */
+};
+
+/* Seconds, by the kernel's rate, of one dense run of one head and of one turn of all contenders. */
+struct estimate {
+    double dense, turn, warm_up;
+};
+
+static double first_rate(const struct session *s, const draftattn_kernel_info *kernel)
+{
+    bool reference = kernel->backend == DRAFTATTN_BACKEND_REFERENCE;
+    return 1e9 * s->report->peak[kernel->backend] *
+           (reference ? FIRST_GUESS_REFERENCE : FIRST_GUESS);
+}
+
+static double sparse_share(double sparsity)
+{
+    return 1 - sparsity + SPARSE_EXTRA;
+}
+
+static struct estimate estimate(const struct session *s, const struct bench_grid *grid, double rate)
+{
+    const struct bench_settings *set = s->settings;
+    struct estimate e = {.dense = bench_dense_flops(&grid->grid, 1, grid->head_dim) / rate};
+    e.turn = e.warm_up = e.dense;
+    for (int i = 0; i < set->sparsity_count; i++) {
+        double sparse = e.dense * sparse_share(set->sparsity[i]);
+        e.turn += sparse;
+        e.warm_up = sparse;
+    }
+    return e;
+}
+
+/* As many heads as a share of the time takes with a few runs, and memory holds. */
+static int32_t choose_heads(const struct bench_grid *grid, const struct estimate *e, double share,
+                            int runs)
+{
+    int32_t heads = grid->heads;
+    double fit = share / (fmin(runs, RUNS_BEFORE_HEADS) * e->turn + e->warm_up);
+    if (fit < heads)
+        heads = fit < 1 ? 1 : (int32_t)fit;
+    int64_t room = system_memory_available() / MEMORY_FACTOR;
+    while (heads > 1 && bench_data_bytes(&grid->grid, heads, grid->head_dim) > room)
+        heads--;
+    return heads;
+}
+
+static int choose_runs(const struct estimate *e, double share, int32_t heads, int runs)
+{
+    double fit = (share / heads - e->warm_up) / e->turn;
+    return fit < 1 ? 1 : fit < runs ? (int)fit : runs;
+}
+
+static bool add_contenders(const struct session *s, struct bench_lab *lab, struct error *error)
+{
+    const struct bench_settings *set = s->settings;
+    draftattn_plan_desc desc = set->desc;
+    desc.policy = DRAFTATTN_POLICY_DENSE;
+    if (!bench_lab_add(lab, &desc, error))
+        return false;
+    desc.policy = set->desc.policy;
+    for (int i = 0; i < set->sparsity_count; i++) {
+        desc.sparsity = set->sparsity[i];
+        if (!bench_lab_add(lab, &desc, error))
+            return false;
+    }
+    return true;
+}
+
+/* The contenders take turns. Of the first turn, what no longer fits is left out; later ones are
+ * begun only where all of it fits. */
+static bool take_turns(const struct session *s, struct bench_lab *lab, int runs,
+                       struct bench_result *result, struct error *error)
+{
+    double warm_up, turn = 0;
+    if (!bench_lab_run(lab, lab->count - 1, &warm_up, error))
+        return false;
+    for (int run = 0; run < runs && clock_seconds() + turn < s->deadline; run++) {
+        double start = clock_seconds(), dense = 0;
+        for (int i = 0; i < lab->count; i++) {
+            double next = i ? dense * sparse_share(lab->contenders[i].desc.sparsity) : 0;
+            if (run == 0 && i > 0 && clock_seconds() + next > s->deadline) {
+                snprintf(result->why, sizeof result->why,
+                         "what is not here did not fit the time limit of %g s", s->settings->limit);
+                continue;
+            }
+            if (lab->contenders[i].runs == run && !bench_lab_run(lab, i, NULL, error))
+                return false;
+            if (i == 0)
+                dense = lab->contenders[0].seconds[run];
+        }
+        turn = clock_seconds() - start;
+    }
+    return true;
+}
+
+static bool measure(const struct session *s, struct bench_result *result, int runs,
+                    struct error *error)
+{
+    const struct bench_setup setup = {.kernel = *result->kernel,
+                                      .grid = result->grid->grid,
+                                      .heads = result->heads,
+                                      .head_dim = result->grid->head_dim,
+                                      .threads = s->settings->threads};
+    struct bench_lab *lab = calloc(1, sizeof *lab);
+    if (!lab)
+        return error_out_of_memory(error, "the measurement", sizeof *lab);
+    bool ok = bench_lab_open(lab, &setup, error) && add_contenders(s, lab, error) &&
+              take_turns(s, lab, runs, result, error);
+    for (int i = 0; ok && i < lab->count; i++)
+        if (lab->contenders[i].runs > 0)
+            bench_lab_row(lab, i, &result->rows[result->row_count++]);
+    bench_lab_close(lab);
+    free(lab);
+    return ok;
+}
+
+/* False after Ctrl-C alone; what the library or memory refuses is left out with its words. */
+static bool run_job(struct session *s, struct bench_result *result, double *rate,
+                    struct error *error)
+{
+    const struct bench_settings *set = s->settings;
+    const struct bench_grid *grid = result->grid;
+    const struct estimate e = estimate(s, grid, *rate);
+    double left = s->deadline - clock_seconds(), share = left / s->jobs_left--;
+    char name[96];
+    bench_grid_name(grid, name, sizeof name);
+    if (e.turn + e.warm_up > left) {
+        snprintf(result->why, sizeof result->why,
+                 "one head takes about %.0f s, %.0f s of the time limit are left (%s%s --kernel %s "
+                 "--time-limit %.0f)",
+                 e.turn + e.warm_up, fmax(left, 0), grid->name ? "--preset " : "--grid ", name,
+                 result->kernel->name, ceil(1.5 * (e.turn + e.warm_up) / 10) * 10);
+        return true;
+    }
+    result->heads = choose_heads(grid, &e, share, set->runs);
+    int runs = choose_runs(&e, share, result->heads, set->runs);
+    console_print(s->console, "%s on %s: %d of %d heads, %d run%s, about %.2g s\n", name,
+                  result->kernel->name, result->heads, grid->heads, runs, runs == 1 ? "" : "s",
+                  result->heads * (runs * e.turn + e.warm_up));
+    struct error why = {0};
+    if (!measure(s, result, runs, &why)) {
+        if (why.interrupted) {
+            *error = why;
+            return false;
+        }
+        snprintf(result->why, sizeof result->why, "%.250s", why.text);
+        s->refused = s->refused || why.usage;
+    }
+    if (result->row_count > 0)
+        *rate = result->rows[0].flops / result->rows[0].median;
+    return true;
+}
+
+/* Every sparsity without probe rows and with them. */
+static bool run_break_even(struct session *s, const draftattn_kernel_info *kernel, double rate,
+                           struct error *error)
+{
+    const struct bench_settings *set = s->settings;
+    struct bench_break_evens *found = &s->report->break_evens[s->report->break_even_count];
+    const draftattn_grid longest = {SEARCH_TOKENS, 1, 1, 0};
+    struct bench_setup setup = {.kernel = *kernel, .threads = set->threads};
+    double share = BREAK_EVEN_SHARE * set->limit / set->kernel_count;
+    if (set->desc.policy == DRAFTATTN_POLICY_DENSE)
+        return true;
+    *found = (struct bench_break_evens){.kernel = kernel, .head_dim = set->break_even_head_dim};
+    for (int i = 0; i < set->sparsity_count && found->count + 1 < BENCH_MAX_SPARSITY; i++) {
+        found->rows[found->count++].sparsity = set->sparsity[i];
+        if (set->desc.probes > 0)
+            found->rows[found->count++] =
+                (struct bench_break_even){set->sparsity[i], set->desc.probes, NAN, 0};
+    }
+    double head = SEARCH_RUNS * found->count *
+                  bench_dense_flops(&longest, 1, set->break_even_head_dim) / rate;
+    double fit = share / head;
+    setup.heads = fit < 1 ? 1 : fit < set->break_even_heads ? (int32_t)fit : set->break_even_heads;
+    setup.head_dim = found->head_dim;
+    found->heads = setup.heads;
+    console_print(s->console, "break-even of %s: %d heads\n", kernel->name, setup.heads);
+    double deadline = fmin(s->deadline, clock_seconds() + 2 * share);
+    struct error why = {0};
+    if (!bench_break_even_measure(&setup, &set->desc, found->rows, found->count, deadline, &why)) {
+        *error = why;
+        return !why.interrupted;
+    }
+    s->report->break_even_count++;
+    return true;
+}
+
+static bool fits(const draftattn_kernel_info *kernel, int32_t head_dim)
+{
+    return kernel->head_dim == 0 || kernel->head_dim == head_dim;
+}
+
+static bool run_kernel(struct session *s, const draftattn_kernel_info *kernel, struct error *error)
+{
+    const struct bench_settings *set = s->settings;
+    double *peak = &s->report->peak[kernel->backend];
+    if (*peak == 0)
+        *peak = bench_peak(kernel->backend, set->threads);
+    double rate = first_rate(s, kernel);
+    if (set->break_even && fits(kernel, set->break_even_head_dim) &&
+        !run_break_even(s, kernel, rate, error))
+        return false;
+    for (int i = 0; i < set->grid_count; i++) {
+        if (!fits(kernel, set->grids[i].head_dim))
+            continue;
+        struct bench_result *result = &s->report->results[s->report->result_count++];
+        *result = (struct bench_result){.grid = &set->grids[i], .kernel = kernel};
+        if (!run_job(s, result, &rate, error))
+            return false;
+    }
+    return true;
+}
+
+static bool anything_measured(const struct session *s, struct error *error)
+{
+    const struct bench_report *report = s->report;
+    for (int i = 0; i < report->result_count; i++)
+        if (report->results[i].row_count > 0)
+            return true;
+    if (report->break_even_count > 0)
+        return true;
+    error_set(error, "nothing was measured: %s",
+              report->result_count ? report->results[0].why : "no kernel fits a grid's head_dim");
+    error->usage = s->refused;
+    return false;
+}
+
+bool bench_jobs_run(const struct bench_settings *settings, struct console *console,
+                    struct bench_report *report, struct error *error)
+{
+    size_t jobs = (size_t)settings->grid_count * (size_t)settings->kernel_count;
+    *report = (struct bench_report){.threads = settings->threads, .desc = settings->desc};
+    machine_cpu_name(report->cpu, sizeof report->cpu);
+    report->results = calloc(jobs, sizeof *report->results);
+    if (!report->results)
+        return error_out_of_memory(error, "the report", jobs * sizeof *report->results);
+    struct session session = {.settings = settings,
+                              .console = console,
+                              .report = report,
+                              .deadline = clock_seconds() + settings->limit};
+    for (int k = 0; k < settings->kernel_count; k++)
+        for (int g = 0; g < settings->grid_count; g++)
+            session.jobs_left += fits(&settings->kernels[k], settings->grids[g].head_dim);
+    for (int k = 0; k < settings->kernel_count; k++)
+        if (!run_kernel(&session, &settings->kernels[k], error))
+            return false;
+    return anything_measured(&session, error);
+}
+
+void bench_jobs_free(struct bench_report *report)
+{
+    free(report->results);
+}

@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""draftattn bench from outside, and what the break-even does to draftattn generate.
+
+Run by CTest, or by hand as cli_test.py is.
+"""
+import csv
+import io
+import json
+import math
+import signal
+import subprocess
+import time
+import unittest
+
+from cli_common import PROGRAM, SMALL, Case
+
+STAGES = ("order", "pool", "draft map", "select", "attend", "repair")
+
+# 1,024 tokens, 8 blocks; sharing the machine.
+GRID = ["--grid", "4x16x16", "--heads", "2", "--head-dim", "64", "--runs", "2", "--threads", "1",
+        "--backend", "auto", "--time-limit", "60"]
+
+
+class Bench(Case):
+    def check_row(self, row, dense, flops_per_key, tokens):
+        """Columns of one row against each other. flops_per_key: of all heads and rows."""
+        seconds = row["seconds"]
+        self.assertLessEqual(seconds["min"], seconds["median"])
+        self.assertLessEqual(seconds["median"], seconds["max"])
+        self.assertTrue(math.isclose(row["speedup"], dense / seconds["median"], rel_tol=1e-6))
+        self.assertTrue(math.isclose(row["gflops"], row["flops"] / seconds["median"] * 1e-9,
+                                     rel_tol=1e-6))
+        self.assertEqual(sorted(row["stages"]), sorted(STAGES))
+        keys = tokens
+        if row["policy"] != "dense":
+            skipped = (1 - row["density"]) * tokens / 128
+            keys = row["density"] * tokens + skipped + 32
+        self.assertTrue(math.isclose(row["flops"], keys * flops_per_key, rel_tol=1e-6))
+
+    def test_json(self):
+        out, err = self.succeed("bench", *GRID, "--sparsity", "0.5,0.9", "--probes", "32", "--json")
+        found = json.loads(out)
+        self.assertEqual((found["threads"], found["probes"], found["break_even"]), (1, 32, []))
+        self.assertIn("4x16x16 on ", err)
+        self.assertGreaterEqual(len(found["results"]), 1)
+        for result in found["results"]:
+            self.assertEqual((result["tokens"], result["head_dim"], result["heads_asked"]),
+                             (1024, 64, 2))
+            rows = result["rows"]
+            self.assertEqual([(row["policy"], row["sparsity"]) for row in rows],
+                             [("dense", 0), ("draft", 0.5), ("draft", 0.9)])
+            self.assertEqual([row["density"] for row in rows], [1, 0.5, 8 / 64])
+            self.assertEqual(rows[0]["error"], 0)
+            self.assertTrue(0 < rows[1]["error"] < 1 and 0 < rows[2]["error"] < 1)
+            peak = found["peak_gflops"][result["backend"]]
+            for row in rows:
+                self.check_row(row, rows[0]["seconds"]["median"], 4 * 64 * result["heads"] * 1024,
+                               1024)
+                self.assertTrue(math.isclose(row["peak_share"], row["gflops"] / peak,
+                                             rel_tol=1e-6))
+            self.assertTrue(all(rows[0]["stages"][stage] == 0 for stage in ("draft map", "repair")))
+
+    def test_csv(self):
+        out, err = self.succeed("bench", *GRID, "--probes", "0", "--csv", "--quiet")
+        self.assertEqual(err, "")
+        rows = list(csv.DictReader(io.StringIO(out)))
+        self.assertEqual([row["sparsity"] for row in rows[:4]], ["0", "0.5", "0.75", "0.9"])
+        dense = float(rows[0]["median"])
+        for row in rows:
+            self.assertNotIn(None, row)
+            self.assertEqual((row["grid"], row["tokens"]), ("4x16x16", "1024"))
+            self.assertTrue(math.isclose(float(row["gflops"]) * 1e9 * float(row["median"]),
+                                         float(row["flops"]), rel_tol=1e-6))
+            stages = sum(float(row[stage]) for stage in STAGES)
+            self.assertLess(stages, 1.5 * float(row["max"]))
+        self.assertEqual(rows[1]["error"], "") # nothing measures it without probe rows
+        self.assertTrue(math.isclose(float(rows[1]["speedup"]), dense / float(rows[1]["median"]),
+                                     rel_tol=1e-6))
+
+    def test_table(self):
+        out, _ = self.succeed("bench", *GRID, "--sparsity", "0.5", "--policy", "draft-paper")
+        for words in ("draftattn ", "1 thread\n", "GFLOP/s", "draft-paper, 256 probe rows", "seed 1",
+                      "4x16x16, 1024 tokens", "2 heads x 64, 2 runs", "dense", "speed-up"):
+            self.assertIn(words, out)
+        self.assertNotIn("break-even", out)
+
+    def test_break_even(self):
+        out, _ = self.succeed("bench", *GRID, "--sparsity", "0.9", "--break-even", "on", "--json")
+        rows = json.loads(out)["break_even"]
+        self.assertEqual([row["probes"] for row in rows[:2]], [0, 256])
+        self.assertLess(rows[0]["predicted"], rows[1]["predicted"])
+        if rows[0]["measured"] and rows[1]["measured"]:
+            self.assertLess(rows[0]["measured"], rows[1]["measured"])
+
+    def test_usage(self):
+        for flags, *words in (
+                (["--grid", "4x16"], "--grid '4x16'", "21x30x52"),
+                (["--grid", "0x16x16"], "--grid '0x16x16'"),
+                (["--grid", "4x16x16+"], "'4x16x16+'"),
+                (["--grid", "4x16x99999999999999999999"], "65536"),
+                (["--preset", "wan-480"], "--preset 'wan-480'", "did you mean 'wan-480p'?",
+                 "hunyuan-720p"),
+                (["--preset", "wan-480p,"], "--preset ''"),
+                (["--preset", "wan-480p", "--grid", "4x16x16"], "--grid or --preset"),
+                (["--sparsity", "0.5,1"], "--sparsity '1'", "below 1"),
+                (["--sparsity", "0.5,,0.6"], "--sparsity ''"),
+                (["--sparsity", ",".join(["0.5"] * 17)], "at most 16"),
+                (["--policy", "drafft"], "--policy 'drafft'", "did you mean 'draft'?"),
+                (["--policy", "dense", "--sparsity", "0.5"], "--sparsity"),
+                (["--policy", "draft-paper", "--compensation", "on"], "--compensation"),
+                (["--policy", "draft-paper", "--grid", "1x30x52", "--backend", "portable"],
+                 "32 x 48"),
+                (["--backend", "gpu9"], "--backend 'gpu9'", "avx2"),
+                (["--backend", "cuda"], "--backend cuda"),
+                (["--kernel", "attend_portable_d12"], "did you mean 'attend_portable_d128'?"),
+                (["--kernel", "attend_portable_d64"], "--head-dim 64"),
+                (["--kernel", "attend_portable_d64", "--backend", "portable"], "not both"),
+                (["--head-dim", "96"], "64 and 128"),
+                (["--json", "--csv"], "--json or --csv"),
+                (["--time-limit", "0"], "--time-limit '0'"),
+                (["--runs", "0"], "--runs '0'"),
+                (["stray"], "unexpected argument")):
+            with self.subTest(flags=flags):
+                self.refuse(["bench", *flags], 2, *words)
+        self.refuse(["bench", "--head-dim", "64"], 2, "DRAFTATTN_KERNEL", "'foo'",
+                    env=self.environment(DRAFTATTN_KERNEL="foo"))
+
+    def test_environment(self):
+        """What forces backend and kernel elsewhere does here."""
+        for name, value in (("KERNEL", "attend_portable_d64"), ("BACKEND", "portable")):
+            out, _ = self.succeed("bench", *GRID[:8], "--json", "--sparsity", "0.5",
+                                  env=self.environment(**{"DRAFTATTN_" + name: value}))
+            self.assertEqual([result["kernel"] for result in json.loads(out)["results"]],
+                             ["attend_portable_d64"])
+
+    def test_reference_only_where_asked(self):
+        out, _ = self.succeed("bench", "--grid", "2x8x16", "--heads", "1", "--head-dim", "80",
+                              "--runs", "1", "--backend", "reference", "--json")
+        self.assertEqual(json.loads(out)["results"][0]["kernel"], "reference")
+
+    def test_time_limit(self):
+        """Heads and runs are cut to the time; what takes longer is left out and says so."""
+        start = time.monotonic()
+        out, _ = self.succeed("bench", "--grid", "9x16x16", "--heads", "1024", "--runs", "100",
+                              "--threads", "1", "--backend", "auto", "--time-limit", "3", "--json")
+        self.assertLess(time.monotonic() - start, 20) # the machine is shared
+        result = json.loads(out)["results"][0]
+        self.assertLess(result["heads"], 1024)
+        self.assertLess(result["heads"] * result["rows"][0]["runs"], 1024 * 100)
+        self.refuse(["bench", "--preset", "hunyuan-720p", "--time-limit", "1", "--threads", "1"], 1,
+                    "nothing was measured", "--preset hunyuan-720p", "--time-limit")
+
+    def test_interrupt(self):
+        process = subprocess.Popen([PROGRAM, "bench", "--grid", "9x16x16", "--runs", "100",
+                                    "--threads", "1", "--time-limit", "3600"], cwd=self.work,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   env=self.environment())
+        self.assertIn(b"9x16x16 on ", process.stderr.readline())
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+        self.assertEqual(process.returncode, 130, err.decode())
+        self.assertIn(b"draftattn: interrupted", err)
+        self.assertEqual(self.files(), [])
+
+
+class BreakEven(Case):
+    """generate stays dense where sparse attention would take longer, and says so."""
+
+    def run_small(self, *more):
+        at = SMALL.index("--min-tokens")
+        out, err = self.succeed("generate", "-p", "a ball", "-o", "out.gif", *SMALL[:at],
+                                *SMALL[at + 2:], "--dense-steps", "0", "--json", *more)
+        return json.loads(out)["attention"], err
+
+    def test_small_grid(self):
+        attention, err = self.run_small()
+        self.assertEqual(attention["dense_calls"], attention["calls"])
+        self.assertIn("the grid has 32 tokens", err)
+        self.assertIn("estimated to pay from", err)
+
+    def test_min_tokens(self):
+        attention, err = self.run_small("--min-tokens", "32")
+        self.assertEqual(attention["dense_calls"], 0)
+        attention, err = self.run_small("--min-tokens", "33")
+        self.assertEqual(attention["dense_calls"], attention["calls"])
+        self.assertIn("stays dense below 33 (min_tokens)", err)
+
+
+if __name__ == "__main__":
+    unittest.main()
