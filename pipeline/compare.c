@@ -14,6 +14,7 @@
 #include "machine.h"
 #include "report/report.h"
 #include "side_by_side.h"
+#include "system_memory.h"
 #include "tensor/checked.h"
 
 #include <errno.h>
@@ -119,14 +120,32 @@ static bool fill_variant(const struct compare_job *job, int64_t index,
     variant->quality.ssim = malloc(frames * sizeof(double));
     if (variant->frames && variant->quality.psnr && variant->quality.ssim)
         return true;
-    return error_out_of_memory(error, "the frames of the variants; ask for fewer of them", bytes);
+    return error_out_of_memory(error, "the frames of the variants", bytes);
+}
+
+/* Asked before there are any: an allocation that is too large may succeed and end the process when
+ * it is filled. */
+static bool check_frames(const struct compare_job *job, size_t *bytes, struct error *error)
+{
+    const struct generate_settings *s = job->settings;
+    const int64_t shape[4] = {s->frames, s->height, s->width, 3};
+    const double gib = 1073741824.0;
+    double available = (double)system_memory_available();
+    bool known = checked_bytes(shape, 4, 1, bytes);
+    double wanted = known ? (double)*bytes * (double)job->variant_count : INFINITY;
+    return wanted <= available ||
+           error_set(error,
+                     "not enough memory: the frames of %" PRId64 " variants at %" PRId64 "x%" PRId64
+                     ", %" PRId64 " frames take %.2f GiB, %.2f GiB are available; ask for fewer "
+                     "--frames, a smaller --size, or fewer variants",
+                     job->variant_count, s->width, s->height, s->frames, wanted / gib,
+                     available / gib);
 }
 
 static bool fill(const struct compare_job *job, struct comparison *c, struct error *error)
 {
     const struct generate_settings *s = job->settings;
-    const int64_t shape[4] = {s->frames, s->height, s->width, 3};
-    size_t bytes;
+    size_t bytes = 0;
     *c = (struct comparison){
         .model = job->model->folder.root,
         .prompt = s->prompt,
@@ -142,8 +161,10 @@ static bool fill(const struct compare_job *job, struct comparison *c, struct err
         .heads = job->model->transformer.heads,
         .fps = s->fps,
     };
+    if (!check_frames(job, &bytes, error))
+        return false;
     c->variants = calloc((size_t)job->variant_count, sizeof *c->variants);
-    if (!c->variants || !checked_bytes(shape, 4, 1, &bytes))
+    if (!c->variants)
         return error_out_of_memory(error, "the variants", sizeof *c->variants);
     for (; c->variant_count < job->variant_count; c->variant_count++)
         if (!fill_variant(job, c->variant_count, &c->variants[c->variant_count], bytes,

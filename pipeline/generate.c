@@ -94,6 +94,7 @@ static bool open_devices(struct generation *g, struct error *error)
 static bool plan_memory(struct generation *g, struct error *error)
 {
     const struct generate_settings *s = g->settings;
+    int64_t available = system_memory_available();
     const struct memory_query query = {
         .model = g->model,
         .width = s->width,
@@ -103,7 +104,7 @@ static bool plan_memory(struct generation *g, struct error *error)
         .tile = s->tile,
         .context = g->context,
         .attention = s->attention,
-        .available = system_memory_available() - s->held_bytes,
+        .available = available > s->held_bytes ? available - s->held_bytes : 0,
     };
     struct memory_plan *plan = &g->report->memory;
     if (!memory_plan_make(plan, &query, error))

@@ -15,7 +15,7 @@ void variant_spec_draft(double sparsity, const draftattn_plan_desc *base,
 
 /* The keys there are, for the help page. */
 #define VARIANT_SPEC_KEYS                                                                          \
-    "compensation, repair (on, off), probes, dense-steps, min-tokens, key-block (64, 128), score " \
+    "compensation, repair (on, off), probes, dense-steps, key-block (64, 128), score "             \
     "(mass, spread), row-floor, head-spread"
 
 #endif

@@ -15,6 +15,7 @@ struct arguments {
     const char *text, *other, *file;
     struct option_int count, on;
     struct option_real share;
+    struct option_texts several;
     bool quiet;
 };
 
@@ -27,6 +28,7 @@ static const struct option_spec options[] = {
     OPTION_ROW_INT('s', "steps", "N", count, 1, 100, "number of steps"),
     OPTION_ROW_BELOW(0, "sparsity", "X", share, 0, 1, "a share"),
     OPTION_ROW_SWITCH(0, "compensation", on, "on or off"),
+    OPTION_ROW_TEXTS('v', "variant", "SPEC", several, "may be given several times"),
     OPTION_ROW_FLAG('q', "quiet", quiet, "errors only"),
     OPTION_ROW_END,
 };
@@ -187,12 +189,34 @@ static void test_suggestions(void **state)
     assert_null(suggest_nearest("", word_at, words));
 }
 
+static void test_several(void **state)
+{
+    (void)state;
+    struct arguments a;
+    struct error e;
+    const char *many[2 * (OPTION_TEXTS_MAX + 1)];
+    assert_true(PARSE(&a, &e, "-v", "one", "--variant=two", "-q", "-vthree"));
+    assert_int_equal(a.several.count, 3);
+    assert_string_equal(a.several.values[0], "one");
+    assert_string_equal(a.several.values[1], "two");
+    assert_string_equal(a.several.values[2], "three");
+    assert_false(PARSE(&a, &e, "-v", "one", "-v"));
+    for (int i = 0; i <= OPTION_TEXTS_MAX; i++) {
+        many[2 * i] = "-v";
+        many[2 * i + 1] = "again";
+    }
+    assert_true(parse(&a, &e, 2 * OPTION_TEXTS_MAX, many));
+    assert_false(parse(&a, &e, 2 * (OPTION_TEXTS_MAX + 1), many));
+    assert_non_null(strstr(e.text, "more than 16"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forms),           cmocka_unit_test(test_refused),
         cmocka_unit_test(test_sizes_and_lists), cmocka_unit_test(test_help),
         cmocka_unit_test(test_suggestions),
+        cmocka_unit_test(test_several),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
