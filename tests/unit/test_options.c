@@ -215,8 +215,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forms),           cmocka_unit_test(test_refused),
         cmocka_unit_test(test_sizes_and_lists), cmocka_unit_test(test_help),
-        cmocka_unit_test(test_suggestions),
-        cmocka_unit_test(test_several),
+        cmocka_unit_test(test_suggestions),     cmocka_unit_test(test_several),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
