@@ -182,7 +182,7 @@ static bool write_page(struct report *report, struct error *error)
         return false;
     html_print(html,
                "</main>\n<footer><p>draftattn %d.%d.%d. This file is complete in itself; the same "
-               "figures are in comparison.json beside it.</p></footer>\n<script>%s</script>\n"
+               "figures are in the JSON file beside it.</p></footer>\n<script>%s</script>\n"
                "</body>\n</html>\n",
                DRAFTATTN_VERSION_MAJOR, DRAFTATTN_VERSION_MINOR, DRAFTATTN_VERSION_PATCH,
                report_script);

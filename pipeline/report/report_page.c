@@ -126,6 +126,7 @@ const char report_style[] =
     ".scale b { display: block; height: .8rem; border-radius: 2px; }\n"
     ".maps { display: grid; gap: 1rem 2rem;\n"
     "  grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); }\n"
+    ".maps figure { display: flex; flex-direction: column; justify-content: space-between; }\n"
     ".two { display: grid; gap: .8rem; grid-template-columns: repeat(2, minmax(0, 1fr)); }\n"
     ".bars { margin: .8rem 0 1.2rem; }\n"
     ".bar-label { font-size: .9rem; margin-top: .5rem; font-variant-numeric: tabular-nums; }\n"

@@ -76,6 +76,34 @@ static const char *on_off(bool on)
     return on ? "on" : "off";
 }
 
+static void write_other(struct html *html, bool *first, const char *format, double value)
+{
+    html_print(html, "%s", *first ? "" : ", ");
+    html_number(html, format, value, "–");
+    *first = false;
+}
+
+/* What stands at another value than the library's default and has no column. */
+static void write_others(struct html *html, const draftattn_plan_desc *a)
+{
+    const draftattn_plan_desc usual = draftattn_plan_desc_default();
+    bool first = true;
+    if (a->key_block != usual.key_block)
+        write_other(html, &first, "key block %g", a->key_block);
+    if (a->score == DRAFTATTN_SCORE_SPREAD)
+        write_other(html, &first, "score spread", 0);
+    if (a->row_floor != usual.row_floor)
+        write_other(html, &first, "row floor %g", a->row_floor);
+    if (a->head_spread != usual.head_spread)
+        write_other(html, &first, "head spread %g", a->head_spread);
+    if (a->min_tokens != usual.min_tokens)
+        write_other(html, &first, "min tokens %g", (double)a->min_tokens);
+    if (a->dense_layer_count > 0)
+        write_other(html, &first, "%g dense layers", a->dense_layer_count);
+    if (first)
+        html_print(html, "–");
+}
+
 static void write_variant(struct html *html, const struct comparison_variant *v)
 {
     const draftattn_plan_desc *a = &v->attention;
@@ -90,6 +118,8 @@ static void write_variant(struct html *html, const struct comparison_variant *v)
     html_print(html, "</td><td>%d</td><td>%s</td><td>%s</td><td>%lld of %lld</td><td>",
                dense ? 0 : a->probes, on_off(draft && a->compensation), on_off(draft && a->repair),
                (long long)r->attention.dense_calls, (long long)r->attention.calls);
+    write_others(html, a);
+    html_print(html, "</td><td>");
     html_text(html, r->backend ? r->backend : "–", 0);
     html_print(html, ", ");
     html_text(html, r->kernel ? r->kernel : "–", 0);
@@ -108,8 +138,9 @@ static void write_variants(struct html *html, const struct comparison *c)
 {
     html_print(html, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Table of "
                      "variants\"><table class=\"facts\"><thead><tr>");
-    static const char *const names[] = {"variant", "policy", "sparsity",    "dense steps", "probes",
-                                        "comp.",   "repair", "dense calls", "kernel",      "file"};
+    static const char *const names[] = {"variant", "policy", "sparsity", "dense steps",
+                                        "probes",  "comp.",  "repair",   "dense calls",
+                                        "others",  "kernel", "file"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         html_print(html, "<th scope=\"col\">%s</th>", names[i]);
     html_print(html, "</tr></thead><tbody>\n");

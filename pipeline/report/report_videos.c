@@ -120,11 +120,13 @@ static bool make_copies(struct copies *copies, struct report *report, bool *fit,
         if (copies->desc.width < 16 || copies->desc.height < 16 || !choose_container(copies))
             break;
         copies_clear(copies);
-        for (int64_t v = 0; v < copies->count; v++)
+        *fit = true;
+        for (int64_t v = 0; v < copies->count && *fit; v++) {
             if (!encode_copy(copies, report, v, error))
                 return false;
-        *fit = report_room(report, html_data_size(copies->bytes) + 1024 * copies->count,
-                           REPORT_VIDEOS_END);
+            *fit = report_room(report, html_data_size(copies->bytes) + 1024 * copies->count,
+                               REPORT_VIDEOS_END);
+        }
     }
     return true;
 }

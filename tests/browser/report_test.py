@@ -246,6 +246,42 @@ class Synthetic(Report, unittest.TestCase):
         self.assertTrue(page.complaints()) # the policy says that it refused
 
 
+class OfProgram(Report, unittest.TestCase):
+    """What 'draftattn compare' writes. The prompt is as hostile as a command line can be."""
+
+    frames, fps, variants = 17, 16, 3
+    prompt = "a red ball </script><script>document.title='broken'</script> \" ' & \u732b"
+
+    @classmethod
+    def make_report(cls):
+        path = os.path.join(cls.folder, "report.html")
+        done = subprocess.run(
+            [PROGRAM, "compare", "-m", MODEL, "-p", cls.prompt, "-o", path, "--size", "128x128",
+             "--frames", "17", "--steps", "3", "--dense-steps", "0.3", "--seed", "1", "--threads",
+             "2", "--min-tokens", "1", "--probes", "64", "--variant", "draft:0.5", "--variant",
+             "draft:0.5:compensation=off:probes=0", "--quiet"], capture_output=True, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr.decode(errors="replace"))
+        return path
+
+    def test_prompt_is_text(self):
+        found = self.run_script("""return [document.title, all('script').length,
+            document.querySelector('header .prompt').textContent,
+            document.getElementById('command').textContent];""")
+        self.assertNotEqual(found[0], "broken")
+        self.assertEqual(found[1], 1)
+        self.assertEqual(found[2], self.prompt)
+        self.assertIn("compare", found[3])
+
+    def test_all_parts_have_contents(self):
+        """Sparse steps with probes give maps, errors and differences: no part is left in words."""
+        found = self.run_script("""return ['#videos video', '#quality .line', '#frames img',
+            '#errors rect', '#maps img', '#time .bar span', '#settings tr']
+            .map(query => [query, all(query).length]);""")
+        self.assertEqual([query for query, count in found if not count], [])
+        self.assertEqual(dict(found)["#videos video"], 3)
+
+
 if __name__ == "__main__":
     BROWSER = chromium.find()
     if not BROWSER:
