@@ -6,10 +6,10 @@
 build_packages=(
     cmake make gcc g++ pkg-config   # tools
     libdnnl-dev                     # oneDNN: matrix products and convolutions
-    libavcodec-dev libavformat-dev libavutil-dev libswscale-dev # FFmpeg: video files
+    libavcodec-dev libavformat-dev libavutil-dev libswscale-dev # FFmpeg: videos, images
     libsentencepiece-dev            # the tokenizer of the text encoder
     libutf8proc-dev                 # NFC and letters of prompts
-    libcjson-dev libstb-dev         # JSON, images
+    libcjson-dev libstb-dev         # JSON, letters in pictures
 )
 test_packages=(
     libcmocka-dev                   # unit tests

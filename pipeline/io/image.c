@@ -1,19 +1,19 @@
 /*
- * Still images written through stb: the one file that knows it. What it writes goes through our own
- * stream, because it does not report a full disk.
+ * Still images through FFmpeg's encoders, into memory and from there to a file in one piece. (They
+ * say when there is no memory; stb_image_write.h goes on without it.)
  */
 #include "image.h"
+
+#include <libavcodec/avcodec.h>
+#include <libavutil/log.h>
+#include <libswscale/swscale.h>
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* gcc judges unused functions at the end of the file, so that there is no going back. */
-#pragma GCC diagnostic ignored "-Wunused-function"
-#define STB_IMAGE_WRITE_STATIC
-#define STB_IMAGE_WRITE_IMPLEMENTATION
-#include <stb_image_write.h>
+#define JPEG_QUALITY 2 /* the best of 2 to 31 */
 
 void image_free(struct image *image)
 {
@@ -21,94 +21,132 @@ void image_free(struct image *image)
     *image = (struct image){0};
 }
 
-struct byte_buffer {
-    uint8_t *bytes;
-    size_t size, capacity;
-    bool failed;
-};
-
-static void append_bytes(void *user, void *data, int size)
+/* name: of the file, or what the image is, for messages. */
+static bool fail(struct error *error, const char *name, int code)
 {
-    struct byte_buffer *buffer = user;
-    size_t needed = buffer->size + (size_t)(size > 0 ? size : 0);
-    if (needed > buffer->capacity) {
-        size_t capacity = needed < 4096 ? 4096 : 2 * needed;
-        uint8_t *grown = realloc(buffer->bytes, capacity);
-        buffer->failed |= !grown;
-        if (!grown)
-            return;
-        buffer->bytes = grown;
-        buffer->capacity = capacity;
-    }
-    if (size > 0)
-        memcpy(buffer->bytes + buffer->size, data, (size_t)size);
-    buffer->size = needed;
+    char why[AV_ERROR_MAX_STRING_SIZE] = "";
+    av_strerror(code, why, sizeof why);
+    return error_set(error, "image '%s': cannot encode: %s", name, why);
 }
 
-/* name: of the file, or what the image is, for messages. */
-static bool check_sides(const char *name, const struct image *image, struct error *error)
+static AVCodecContext *open_encoder(enum image_format format, const struct image *image, int *code)
 {
-    return (image->width >= 1 && image->height >= 1 && image->width <= IMAGE_MAX_SIDE &&
-            image->height <= IMAGE_MAX_SIDE) ||
-           error_set(error, "image '%s': %d x %d pixels; a side takes 1 to %d", name, image->width,
-                     image->height, IMAGE_MAX_SIDE);
+    const AVCodec *type =
+        avcodec_find_encoder(format == IMAGE_PNG ? AV_CODEC_ID_PNG : AV_CODEC_ID_MJPEG);
+    AVCodecContext *codec = type ? avcodec_alloc_context3(type) : NULL;
+    *code = type ? AVERROR(ENOMEM) : AVERROR_ENCODER_NOT_FOUND;
+    if (!codec)
+        return NULL;
+    av_log_set_level(AV_LOG_QUIET); /* what matters is said in our messages */
+    codec->width = image->width;
+    codec->height = image->height;
+    codec->pix_fmt = format == IMAGE_PNG ? AV_PIX_FMT_RGB24 : AV_PIX_FMT_YUVJ444P;
+    codec->color_range = AVCOL_RANGE_JPEG;
+    codec->time_base = (AVRational){1, 1};
+    codec->thread_count = 1;
+    codec->flags |= AV_CODEC_FLAG_QSCALE;
+    codec->global_quality = JPEG_QUALITY * FF_QP2LAMBDA;
+    AVDictionary *options = NULL;
+    *code = format == IMAGE_PNG ? av_dict_set(&options, "pred", "mixed", 0) : 0;
+    if (*code >= 0)
+        *code = avcodec_open2(codec, type, &options);
+    av_dict_free(&options);
+    if (*code < 0)
+        avcodec_free_context(&codec);
+    return codec;
+}
+
+/* The picture in the encoder's colours. */
+static int fill_frame(AVFrame *frame, const AVCodecContext *codec, const struct image *image)
+{
+    frame->format = codec->pix_fmt;
+    frame->width = image->width;
+    frame->height = image->height;
+    frame->color_range = AVCOL_RANGE_JPEG;
+    frame->quality = codec->global_quality;
+    int code = av_frame_get_buffer(frame, 0);
+    if (code < 0)
+        return code;
+    struct SwsContext *scale = sws_getContext(
+        image->width, image->height, AV_PIX_FMT_RGB24, image->width, image->height, codec->pix_fmt,
+        SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INP, NULL, NULL, NULL);
+    if (!scale)
+        return AVERROR(ENOMEM);
+    const uint8_t *const source[4] = {image->rgb};
+    const int stride[4] = {3 * image->width};
+    sws_scale(scale, source, stride, 0, image->height, frame->data, frame->linesize);
+    sws_freeContext(scale);
+    return 0;
+}
+
+static bool encode(AVPacket *packet, enum image_format format, const struct image *image,
+                   const char *name, struct error *error)
+{
+    int code;
+    if (image->width < 1 || image->height < 1 || image->width > IMAGE_MAX_SIDE ||
+        image->height > IMAGE_MAX_SIDE)
+        return error_set(error, "image '%s': %d x %d pixels; a side takes 1 to %d", name,
+                         image->width, image->height, IMAGE_MAX_SIDE);
+    AVFrame *frame = av_frame_alloc();
+    AVCodecContext *codec = open_encoder(format, image, &code);
+    if (codec)
+        code = frame ? fill_frame(frame, codec, image) : AVERROR(ENOMEM);
+    if (code >= 0)
+        code = avcodec_send_frame(codec, frame);
+    if (code >= 0)
+        code = avcodec_send_frame(codec, NULL); /* there is no second one */
+    if (code >= 0)
+        code = avcodec_receive_packet(codec, packet);
+    avcodec_free_context(&codec);
+    av_frame_free(&frame);
+    return code >= 0 || fail(error, name, code);
 }
 
 bool image_encode(uint8_t **bytes, size_t *size, enum image_format format,
                   const struct image *image, struct error *error)
 {
-    enum { JPEG_QUALITY = 92 };
-    struct byte_buffer buffer = {0};
+    static const char name[] = "in memory";
+    AVPacket *packet = av_packet_alloc();
     *bytes = NULL;
     *size = 0;
-    if (!check_sides("in memory", image, error))
-        return false;
-    int done = format == IMAGE_PNG
-                   ? stbi_write_png_to_func(append_bytes, &buffer, image->width, image->height, 3,
-                                            image->rgb, image->width * 3)
-                   : stbi_write_jpg_to_func(append_bytes, &buffer, image->width, image->height, 3,
-                                            image->rgb, JPEG_QUALITY);
-    if (!done || buffer.failed) {
-        free(buffer.bytes);
-        return error_out_of_memory(error, "an encoded image",
-                                   3ULL * (unsigned)image->width * (unsigned)image->height);
+    bool ok = packet ? encode(packet, format, image, name, error)
+                     : error_out_of_memory(error, name, sizeof *packet);
+    if (ok) {
+        *size = (size_t)packet->size;
+        *bytes = malloc(*size);
+        if (*bytes)
+            memcpy(*bytes, packet->data, *size);
+        else
+            ok = error_out_of_memory(error, "an encoded image", *size);
     }
-    *bytes = buffer.bytes;
-    *size = buffer.size;
-    return true;
+    av_packet_free(&packet);
+    return ok;
 }
 
-struct png_stream {
-    FILE *file;
-    bool failed;
-};
-
-static void write_bytes(void *user, void *data, int size)
+static bool write_file(const struct output_file *file, const AVPacket *packet, struct error *error)
 {
-    struct png_stream *stream = user;
-    if (size < 0 || fwrite(data, 1, (size_t)size, stream->file) != (size_t)size)
-        stream->failed = true;
+    FILE *out = fopen(file->temporary, "wb");
+    if (!out)
+        return error_set(error, "image '%s': %s", file->target, strerror(errno));
+    size_t size = (size_t)packet->size;
+    bool ok = fwrite(packet->data, 1, size, out) == size;
+    int reason = errno;
+    if (fclose(out) != 0 && ok) {
+        reason = errno;
+        ok = false;
+    }
+    return ok || error_set(error, "image '%s': %s", file->target, strerror(reason));
 }
 
 bool image_write_png_to(const struct output_file *file, const struct image *image,
                         struct error *error)
 {
-    if (!check_sides(file->target, image, error))
-        return false;
-    struct png_stream stream = {.file = fopen(file->temporary, "wb")};
-    if (!stream.file)
-        return error_set(error, "image '%s': %s", file->target, strerror(errno));
-    errno = 0;
-    bool ok = stbi_write_png_to_func(write_bytes, &stream, image->width, image->height, 3,
-                                     image->rgb, image->width * 3) != 0;
-    ok = ok && !stream.failed;
-    int reason = ok ? 0 : errno;
-    if (fclose(stream.file) != 0 && ok) {
-        reason = errno;
-        ok = false;
-    }
-    return ok ||
-           error_set(error, "image '%s': %s", file->target, strerror(reason ? reason : ENOMEM));
+    AVPacket *packet = av_packet_alloc();
+    bool ok = packet ? encode(packet, IMAGE_PNG, image, file->target, error) &&
+                           write_file(file, packet, error)
+                     : error_out_of_memory(error, file->target, sizeof *packet);
+    av_packet_free(&packet);
+    return ok;
 }
 
 bool image_write_png(const char *path, const struct image *image, struct error *error)

@@ -1,6 +1,6 @@
 /*
  * PNG and JPEG to RGB bytes through FFmpeg, which is built to read what strangers send. (The
- * stb_image.h of Debian 12 writes beside its tables when a JPEG's Huffman table is too long.)
+ * stb_image.h of Debian 12 writes beside its table when a JPEG's Huffman table is too long.)
  *
  * The size of the file and of the picture are bounded before anything is decoded, so that a header
  * of a few bytes cannot ask for gigabytes. Transparency is dropped, not blended.

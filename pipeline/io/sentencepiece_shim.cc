@@ -48,6 +48,8 @@ struct spiece *spiece_load(const void *bytes, size_t size, char *message, size_t
         if (status.ok())
             return loaded.release();
         say(message, message_size, status.ToString());
+    } catch (const std::bad_alloc &) {
+        say(message, message_size, SPIECE_OUT_OF_MEMORY);
     } catch (const std::exception &error) {
         say(message, message_size, error.what());
     } catch (...) {
@@ -100,6 +102,8 @@ bool spiece_encode(const struct spiece *spiece, const char *text, size_t size, i
             (*ids)[i] = found[i];
         *count = static_cast<int64_t>(found.size());
         return true;
+    } catch (const std::bad_alloc &) {
+        say(message, message_size, SPIECE_OUT_OF_MEMORY);
     } catch (const std::exception &error) {
         say(message, message_size, error.what());
     } catch (...) {

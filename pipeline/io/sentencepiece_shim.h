@@ -12,6 +12,9 @@ extern "C" {
 
 struct spiece;
 
+/* The message where there is no memory: not the file's fault. */
+#define SPIECE_OUT_OF_MEMORY "out of memory"
+
 enum spiece_kind {
     SPIECE_ORDINARY,
     SPIECE_CONTROL, /* never matches text: <pad>, </s>, ... */

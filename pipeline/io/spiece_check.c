@@ -11,6 +11,8 @@
  */
 #include "spiece_check.h"
 
+#include "sentencepiece_shim.h"
+
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -132,7 +134,7 @@ static const char *check_replacements(struct bytes map)
     bool *seen = calloc(trie.count, sizeof *seen);
     const char *wrong = NULL;
     if (!stack || !seen)
-        wrong = "out of memory";
+        wrong = SPIECE_OUT_OF_MEMORY;
     else if (!walk(&trie, stack, seen))
         wrong = damaged;
     free(seen);

@@ -158,7 +158,9 @@ static bool load(struct tokenizer *tokenizer, const char *path, struct error *er
         const char *wrong = spiece_check(bytes, size);
         if (!wrong && !(tokenizer->spiece = spiece_load(bytes, size, message, sizeof message)))
             wrong = message;
-        if (wrong)
+        if (wrong && strcmp(wrong, SPIECE_OUT_OF_MEMORY) == 0)
+            ok = error_out_of_memory(error, path, size);
+        else if (wrong)
             ok = error_set(
                 error, "%s: is not a SentencePiece model, or a damaged one (download it again): %s",
                 path, wrong);
