@@ -122,7 +122,7 @@ static draftattn_status attend_groups(struct call *call)
 {
     const struct backend *backend = call->backend;
     int64_t heads = call->plan->problem.heads;
-    int64_t group = backend->group_heads(&call->plan->problem);
+    int64_t group = backend->group_heads(&call->run);
     for (int64_t first = 0; first < heads; first += group) {
         int64_t count = heads - first < group ? heads - first : group;
         TRY(stage_done(call, DRAFTATTN_STAGE_ORDER, backend->gather(&call->run, first, count)));

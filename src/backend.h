@@ -77,7 +77,8 @@ struct backend {
     const char *(*why_not)(int32_t device);
     /* Bytes of scratch; false where the number does not fit. */
     bool (*scratch_size)(const struct problem *problem, size_t *bytes);
-    int64_t (*group_heads)(const struct problem *problem);
+    /* Of this call; scratch is there, but nothing has been written. */
+    int64_t (*group_heads)(const struct run *run);
 
     /* Block means of q, k, v for all heads; v may be NULL where only the map is wanted. */
     draftattn_status (*pool)(const struct run *run);

@@ -1,79 +1,105 @@
 /*
  * Owns the distribution of attention over threads: one task per query block (and per tile of probe
- * rows), longest first, each a list of panels for the micro-kernel: the kept key blocks, then the
- * means of the skipped ones. What a task computes depends on nothing but its panels, so results do
- * not depend on the number of threads.
+ * rows), head by head, longest first, each a list of panels for the micro-kernel: the kept key
+ * blocks, then the means of the skipped ones. What a task computes depends on nothing but its rows
+ * and panels, so results do not depend on the number of threads.
  */
 #include "cpu_kernel.h"
-#include "rows_cpu.h"
 #include "stages_cpu.h"
 
 #include <math.h>
 #include <omp.h>
-#include <string.h>
 
-/* Appends the filled panels of a key block; returns the new count. */
-static int64_t add_block(const struct problem *problem, const struct scratch_cpu *scratch,
-                         int64_t index, int64_t block, struct attend_panel *panels, int64_t count)
-{
-    int64_t left = block_length(problem->key_begin, block);
-    int64_t panel = index * scratch->key_panels + block * scratch->block_panels;
-    const float *tail = scratch->tail_bias;
-    if (block >= problem->video_key_blocks)
-        tail += ATTEND_PANEL_KEYS;
-    for (; left > 0; left -= ATTEND_PANEL_KEYS, panel++)
-        panels[count++] = (struct attend_panel){.kt = scratch->kt + panel * scratch->panel_floats,
-                                                .v = scratch->v + panel * scratch->panel_floats,
-                                                .bias = left < ATTEND_PANEL_KEYS ? tail : NULL};
-    return count;
-}
+#define LOG2_E 1.44269504088896340736
 
-static int64_t add_every_block(const struct problem *problem, const struct scratch_cpu *scratch,
-                               int64_t index, struct attend_panel *panels)
-{
-    int64_t count = 0;
-    for (int64_t block = 0; block < problem->key_blocks; block++)
-        count = add_block(problem, scratch, index, block, panels, count);
-    return count;
-}
+/* One tile on its way: where its panels come from and where they are listed. */
+struct listing {
+    const struct problem *problem;
+    const float *k, *v;   /* of the head, a row per token */
+    const int64_t *order; /* position -> row; NULL = the same */
+    const float *k_mean, *v_mean;
+    const struct thread_cpu *thread;
+    int64_t count;
+};
 
-/* Appends the panels of means that hold a skipped block, with the kept ones closed. */
-static int64_t add_means(const struct problem *problem, const struct scratch_cpu *scratch,
-                         int64_t head, const int32_t *kept, int64_t kept_count,
-                         const struct thread_cpu *thread, int64_t count)
+static struct listing start_listing(const struct run *run, const struct scratch_cpu *scratch,
+                                    int64_t head, int64_t index, const struct thread_cpu *thread)
 {
-    int64_t slots = scratch->mean_panels * ATTEND_PANEL_KEYS, at = 0;
-    memcpy(thread->bias, scratch->mean_bias, (size_t)slots * sizeof(*thread->bias));
-    for (int64_t panel = 0; panel < scratch->mean_panels; panel++) {
-        int64_t first = panel * ATTEND_PANEL_KEYS, end = first + ATTEND_PANEL_KEYS;
-        int64_t open = (end < problem->key_blocks ? end : problem->key_blocks) - first;
-        for (; at < kept_count && kept[at] < end; at++, open--)
-            thread->bias[kept[at]] = -INFINITY;
-        if (open == 0)
-            continue;
-        int64_t offset = (head * scratch->mean_panels + panel) * scratch->panel_floats;
-        thread->panels[count++] = (struct attend_panel){.kt = scratch->mean_kt + offset,
-                                                        .v = scratch->mean_v + offset,
-                                                        .bias = thread->bias + first};
+    const struct problem *problem = run->problem;
+    int64_t head_dim = problem->desc.head_dim, mean = head * problem->key_blocks * head_dim;
+    int64_t copy = index * problem->tokens * head_dim;
+    struct listing listing = {.problem = problem,
+                              .k = scratch->k + copy,
+                              .v = scratch->v + copy,
+                              .k_mean = scratch->k_mean + mean,
+                              .v_mean = scratch->v_mean + mean,
+                              .thread = thread};
+    if (keys_are_in_place(run)) {
+        listing.k = (const float *)rows_of(problem, run->k, head).base;
+        listing.v = (const float *)rows_of(problem, run->v, head).base;
+        listing.order = problem->order;
     }
-    return count;
+    return listing;
 }
 
+static void add_block(struct listing *listing, int64_t block)
+{
+    const struct problem *problem = listing->problem;
+    int64_t head_dim = problem->desc.head_dim, end = problem->key_begin[block + 1];
+    for (int64_t at = problem->key_begin[block]; at < end; at += ATTEND_PANEL_KEYS) {
+        int64_t row = listing->order ? 0 : at, left = end - at;
+        listing->thread->panels[listing->count++] = (struct attend_panel){
+            .k = listing->k + row * head_dim,
+            .v = listing->v + row * head_dim,
+            .place = listing->order ? listing->order + at : NULL,
+            .keys = (int32_t)(left < ATTEND_PANEL_KEYS ? left : ATTEND_PANEL_KEYS)};
+    }
+}
+
+/* The means of the blocks that are not among the kept ones, which ascend. */
+static void add_means(struct listing *listing, const int32_t *kept, int64_t kept_count)
+{
+    const struct problem *problem = listing->problem;
+    const struct thread_cpu *thread = listing->thread;
+    int64_t skipped = 0, next = 0;
+    for (int64_t block = 0; block < problem->key_blocks; block++) {
+        if (next < kept_count && kept[next] == block) {
+            next++;
+            continue;
+        }
+        thread->skipped[skipped] = block;
+        thread->bias[skipped++] = log2f((float)block_length(problem->key_begin, block));
+    }
+    for (int64_t at = 0; at < skipped; at += ATTEND_PANEL_KEYS) {
+        int64_t left = skipped - at;
+        thread->panels[listing->count++] = (struct attend_panel){
+            .k = listing->k_mean,
+            .v = listing->v_mean,
+            .place = thread->skipped + at,
+            .bias = thread->bias + at,
+            .keys = (int32_t)(left < ATTEND_PANEL_KEYS ? left : ATTEND_PANEL_KEYS)};
+    }
+}
+
+/* All that the task's rows see; returns the number of panels. */
 static int64_t list_panels(const struct run *run, const struct scratch_cpu *scratch, int64_t first,
                            const struct task_cpu *task, const struct thread_cpu *thread)
 {
     const struct problem *problem = run->problem;
-    int64_t head = first + task->head, count = 0;
-    if (task->block >= problem->query_blocks || !run->list)
-        return add_every_block(problem, scratch, task->head, thread->panels);
-    int64_t row = list_row(problem, head, task->block), begin = run->list->row_ptr[row];
+    struct listing listing = start_listing(run, scratch, task->head, task->head - first, thread);
+    if (task->block >= problem->query_blocks || !run->list) {
+        for (int64_t block = 0; block < problem->key_blocks; block++)
+            add_block(&listing, block);
+        return listing.count;
+    }
+    int64_t row = list_row(problem, task->head, task->block), begin = run->list->row_ptr[row];
     int64_t kept_count = run->list->row_ptr[row + 1] - begin;
     const int32_t *kept = run->list->block_idx + begin;
     for (int64_t i = 0; i < kept_count; i++)
-        count = add_block(problem, scratch, task->head, kept[i], thread->panels, count);
+        add_block(&listing, kept[i]);
     if (run->compensation)
-        count = add_means(problem, scratch, head, kept, kept_count, thread, count);
-    return count;
+        add_means(&listing, kept, kept_count);
+    return listing.count;
 }
 
 static void store_lse(const struct run *run, int64_t head, int64_t begin, int64_t rows,
@@ -89,13 +115,14 @@ static void attend_probes(const struct run *run, const struct scratch_cpu *scrat
                           const struct task_cpu *task, struct attend_tile *tile)
 {
     const struct problem *problem = run->problem;
+    int32_t head_dim = problem->desc.head_dim;
     int64_t begin = (task->block - problem->query_blocks) * ATTEND_MAX_ROWS;
-    int64_t offset = (task->head * problem->probes + begin) * problem->desc.head_dim;
     int64_t rows = problem->probes - begin;
+    struct rows from = probe_queries(run, scratch, task->head);
+    struct rows to = rows_dense(scratch->exact + task->head * problem->probes * head_dim, head_dim);
     tile->rows = (int32_t)(rows < ATTEND_MAX_ROWS ? rows : ATTEND_MAX_ROWS);
-    tile->q = scratch->probe_q + offset;
-    tile->o = scratch->exact + offset;
-    tile->lse = NULL;
+    tile->q = &from, tile->q_begin = begin;
+    tile->o = &to, tile->o_begin = begin;
     cpu_kernel_of(problem)->attend(tile);
 }
 
@@ -104,29 +131,25 @@ static void attend_block(const struct run *run, const struct scratch_cpu *scratc
                          struct attend_tile *tile)
 {
     const struct problem *problem = run->problem;
-    int64_t begin = problem->query_begin[task->block], head = first + task->head;
-    int64_t rows = block_length(problem->query_begin, task->block);
-    int64_t offset = (task->head * problem->tokens + begin) * problem->desc.head_dim;
+    int64_t begin = problem->query_begin[task->block];
     bool waits = run->probes && task->block < problem->video_query_blocks;
-    tile->rows = (int32_t)rows;
-    tile->q = scratch->q + offset;
-    tile->o = waits ? scratch->o + offset : thread->o;
+    struct rows from = rows_of(problem, run->q, task->head);
+    struct rows to = waits ? waiting_rows(run, scratch, task->head, task->head - first)
+                           : rows_of(problem, run->o, task->head);
+    tile->rows = (int32_t)block_length(problem->query_begin, task->block);
+    tile->q = &from, tile->q_begin = begin;
+    tile->o = &to, tile->o_begin = begin;
     tile->lse = run->lse ? thread->lse : NULL;
     cpu_kernel_of(problem)->attend(tile);
     if (run->lse)
-        store_lse(run, head, begin, rows, thread->lse);
-    if (waits)
-        return;
-    struct rows to = rows_of(problem, run->o, head);
-    for (int64_t i = 0; i < rows; i++)
-        rows_store(&to, begin + i, thread->o + i * problem->desc.head_dim);
+        store_lse(run, task->head, begin, tile->rows, thread->lse);
 }
 
 static bool comes_before(const struct task_cpu *a, const struct task_cpu *b)
 {
     if (a->cost != b->cost)
         return a->cost > b->cost;
-    return a->head != b->head ? a->head < b->head : a->block < b->block;
+    return a->block < b->block;
 }
 
 /* Shell's sort with Ciura's gaps: qsort() may allocate, and a run does not. */
@@ -144,27 +167,38 @@ static void sort_longest_first(struct task_cpu *tasks, int64_t count)
     }
 }
 
+static void list_probe_tokens(const struct problem *problem, const struct scratch_cpu *scratch)
+{
+    for (int64_t i = 0; i < problem->probes; i++) {
+        int64_t position = probe_position(problem, i);
+        scratch->probe_tokens[i] = problem->order ? problem->order[position] : position;
+    }
+}
+
+/* Head by head, as a head's keys are shared by its tasks in the last-level cache. */
 static int64_t list_tasks(const struct run *run, const struct scratch_cpu *scratch, int64_t first,
                           int64_t count)
 {
     const struct problem *problem = run->problem;
-    int64_t tasks = 0, rows;
-    for (int64_t index = 0; index < count; index++) {
-        int64_t tiles = run->probes && !head_is_full(run, first + index) ? probe_tiles(problem) : 0;
-        for (int64_t block = 0; block < problem->query_blocks + tiles; block++) {
-            int64_t row = list_row(problem, first + index, block), blocks = problem->key_blocks;
-            rows = ATTEND_MAX_ROWS;
+    int64_t listed = 0;
+    for (int64_t head = first; head < first + count; head++) {
+        int64_t tiles = run->probes && !head_is_full(run, head) ? probe_tiles(problem) : 0;
+        int64_t tasks = problem->query_blocks + tiles;
+        for (int64_t block = 0; block < tasks; block++) {
+            int64_t row = list_row(problem, head, block), blocks = problem->key_blocks;
+            int64_t rows = ATTEND_MAX_ROWS;
             if (block < problem->query_blocks) {
                 rows = block_length(problem->query_begin, block);
                 if (run->list)
                     blocks = run->list->row_ptr[row + 1] - run->list->row_ptr[row];
             }
-            scratch->tasks[tasks++] =
-                (struct task_cpu){(blocks + 1) * rows, (int32_t)index, (int32_t)block};
+            scratch->tasks[listed + block] =
+                (struct task_cpu){(blocks + 1) * rows, (int32_t)head, (int32_t)block};
         }
+        sort_longest_first(scratch->tasks + listed, tasks);
+        listed += tasks;
     }
-    sort_longest_first(scratch->tasks, tasks);
-    return tasks;
+    return listed;
 }
 
 draftattn_status cpu_attend(const struct run *run, int64_t first, int64_t count)
@@ -172,14 +206,18 @@ draftattn_status cpu_attend(const struct run *run, int64_t first, int64_t count)
     const struct problem *problem = run->problem;
     struct scratch_cpu scratch;
     scratch_cpu_open(problem, run->scratch, &scratch, NULL);
+    float scale = (float)((double)problem->desc.softmax_scale * LOG2_E);
     int64_t tasks = list_tasks(run, &scratch, first, count);
+    if (run->probes)
+        list_probe_tokens(problem, &scratch);
 #pragma omp parallel num_threads(problem->threads)
     {
         struct thread_cpu thread = scratch_cpu_thread(problem, &scratch, omp_get_thread_num());
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < tasks; i++) {
             const struct task_cpu *task = &scratch.tasks[i];
-            struct attend_tile tile = {.panels = thread.panels, .scratch = thread.work};
+            struct attend_tile tile = {
+                .panels = thread.panels, .scale = scale, .scratch = thread.work};
             tile.panel_count = list_panels(run, &scratch, first, task, &thread);
             if (task->block < problem->query_blocks)
                 attend_block(run, &scratch, first, task, &thread, &tile);

@@ -1,23 +1,15 @@
 /*
- * The attention micro-kernel for CPUs: one tile of query rows against a list of packed key panels
+ * The attention micro-kernel for CPUs: one tile of query rows against a list of key panels
  * (attend.h). Compiled once per CPU row of variants.def, with HEAD_DIM, VECTOR_FLOATS (lanes of a
  * register) and ATTEND_NAME from the build; GCC vector extensions, so one text serves every width.
  *
- * Per panel: logits = q kt; weights = 2^(logits - running maximum); o = o * shrink + weights v.
- * Both products are one register-tiled loop, multiply_add(): TILE_ROWS x TILE_VECTORS accumulators
- * stay in registers while each step loads TILE_VECTORS vectors of the panel and broadcasts
- * TILE_ROWS scalars. A row's bits depend on that row and the panels alone, not on the rows it
- * shares a tile with.
+ * Query rows are the lanes: they are transposed once, keys and values are read row by row where
+ * they lie. Per panel: logits[key][query] = k q^T; weights = 2^(logits - running maximum), down the
+ * columns; o = o * shrink + weights^T v. Both products are register tiles of TILE_ROWS x
+ * TILE_VECTORS accumulators: each step loads TILE_VECTORS vectors and broadcasts TILE_ROWS scalars.
+ * A row's bits depend on that row and the panels alone, not on the rows it shares a tile with.
  *
- * It refuses nothing: shapes are compiled in, and tile->rows is trusted.
- *
- * Ladder, best GFLOP/s of one 128-row tile against 36 panels, head_dim 128, AMD EPYC (Zen 5), 1
- * thread. A bare loop of multiply-adds reaches 252 with 512-bit, 127 with 256-bit registers here.
- *   1  6 x 4 accumulators (AVX-512), 6 x 2 (others)          215   avx2 114   portable 40
- *   2  4 x 4 and 3 x 4, which waste fewer of 128 rows        216   avx2 115   portable 41
- *   3  sums of a panel start at zero: errors no longer grow  215   avx2 112   portable 38
- *      with the list (2560 equal keys: 2.5e-5 -> 1e-6)
- *   failed: 12 x 2 (AVX-512) 186; 2 x 4 and 4 x 1 (AVX2) 91 and 68
+ * It refuses nothing: shapes are compiled in, and the tile is trusted.
  */
 #include "attend.h"
 
@@ -25,6 +17,7 @@
 #include <string.h>
 
 typedef float vector __attribute__((vector_size(VECTOR_FLOATS * sizeof(float))));
+typedef float quad __attribute__((vector_size(4 * sizeof(float))));
 typedef int32_t vector_int __attribute__((vector_size(VECTOR_FLOATS * sizeof(float))));
 typedef uint32_t vector_bits __attribute__((vector_size(VECTOR_FLOATS * sizeof(float))));
 
@@ -32,10 +25,23 @@ typedef uint32_t vector_bits __attribute__((vector_size(VECTOR_FLOATS * sizeof(f
 
 enum {
     PANEL = ATTEND_PANEL_KEYS,
-    /* Accumulators of multiply_add(): 16 of 32 registers (AVX-512), 12 of 16 elsewhere. */
-    TILE_ROWS = VECTOR_FLOATS == 16 ? 4 : 3,
+    LANES = VECTOR_FLOATS,
+    GROUPS = ATTEND_MAX_ROWS / LANES, /* of query rows that share a register */
+    /* Accumulators of a product: 16 of 32 registers (AVX-512), 12 of 16 elsewhere. */
+    TILE_ROWS = LANES == 16 ? 4 : 3,
     TILE_VECTORS = 4,
-    TILE_COLUMNS = TILE_VECTORS * VECTOR_FLOATS
+    TILE_COLUMNS = TILE_VECTORS * LANES
+};
+
+struct state {
+    const struct attend_tile *tile;
+    int groups;
+    float *q;                         /* [GROUPS / TILE_VECTORS][HEAD_DIM][TILE_COLUMNS], scaled */
+    float *weights;                   /* [GROUPS][PANEL][LANES] */
+    float *o;                         /* [rows][HEAD_DIM] */
+    const float *k[PANEL], *v[PANEL]; /* rows of the panel at hand */
+    /* By query row: of the logits so far, of the weights, what the last panel makes of both. */
+    vector largest[GROUPS], sum[GROUPS], shrink[GROUPS];
 };
 
 /* Callers owe no alignment; memcpy compiles to one unaligned load or store. */
@@ -56,6 +62,7 @@ ALWAYS_INLINE vector spread(float value)
     return value - (vector){0};
 }
 
+/* a where it is larger; a NaN in a is passed over. */
 ALWAYS_INLINE vector larger(vector a, vector b)
 {
     vector_int pick = a > b;
@@ -89,139 +96,234 @@ ALWAYS_INLINE vector exp2_of(vector x)
     return (vector)((vector_int)(p * scale) & ~below);
 }
 
-/*
- * out[r][c] += sum_k a[r][k] * b[k][c] over rows x TILE_COLUMNS, for k in [0, depth). rows, depth
- * and the row strides are constants once inlined, so the accumulators become registers. They start
- * at zero and meet out last: rounding errors grow with a panel's length, not with the list's.
- */
-ALWAYS_INLINE void multiply_add(int rows, int depth, const float *a, int a_stride, const float *b,
-                                int b_stride, float *out, int out_stride)
+/* --- queries ------------------------------------------------------------------------------- */
+
+/* Four floats of four rows, turned. */
+ALWAYS_INLINE void turn(const float *row[4], int d, float scale, float *to)
 {
+    quad a, b, c, e;
+    memcpy(&a, row[0] + d, sizeof(a));
+    memcpy(&b, row[1] + d, sizeof(b));
+    memcpy(&c, row[2] + d, sizeof(c));
+    memcpy(&e, row[3] + d, sizeof(e));
+    quad ab = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    quad ce = __builtin_shufflevector(c, e, 0, 4, 1, 5);
+    quad ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    quad ce_high = __builtin_shufflevector(c, e, 2, 6, 3, 7);
+    quad turned[4] = {__builtin_shufflevector(ab, ce, 0, 1, 4, 5) * scale,
+                      __builtin_shufflevector(ab, ce, 2, 3, 6, 7) * scale,
+                      __builtin_shufflevector(ab_high, ce_high, 0, 1, 4, 5) * scale,
+                      __builtin_shufflevector(ab_high, ce_high, 2, 3, 6, 7) * scale};
+    for (int i = 0; i < 4; i++) {
+        memcpy(to + (d + i) * TILE_COLUMNS, &turned[i], sizeof(turned[i]));
+    }
+}
+
+/* Rows to lanes, scaled. Lanes without a row hold zeros. */
+static void load_queries(const struct state *state)
+{
+    const struct attend_tile *tile = state->tile;
+    struct rows rows = *tile->q;
+    float copy[4][HEAD_DIM];
+    const float *row[4];
+
+    rows.count = HEAD_DIM;
+    for (int first = 0; first < state->groups * LANES; first += 4) {
+        float *to =
+            state->q + first / TILE_COLUMNS * TILE_COLUMNS * HEAD_DIM + first % TILE_COLUMNS;
+        for (int r = 0; r < 4; r++) {
+            row[r] = copy[r];
+            if (first + r < tile->rows) {
+                row[r] = rows_read(&rows, tile->q_begin + first + r, copy[r]);
+            } else {
+                memset(copy[r], 0, sizeof(copy[r]));
+            }
+        }
+        for (int d = 0; d < HEAD_DIM; d += 4) {
+            turn(row, d, tile->scale, to);
+        }
+    }
+}
+
+/* --- logits -------------------------------------------------------------------------------- */
+
+/* logits[key][.] of keys rows from key on for vectors groups from group on. Both are constants once
+ * inlined, so the accumulators become registers. */
+ALWAYS_INLINE void logits_tile(int keys, int vectors, const struct state *state, int key, int group,
+                               const float *bias)
+{
+    const float *q =
+        state->q + group / TILE_VECTORS * HEAD_DIM * TILE_COLUMNS + group % TILE_VECTORS * LANES;
     vector sum[TILE_ROWS][TILE_VECTORS];
 
-    for (int r = 0; r < rows; r++) {
-        for (int c = 0; c < TILE_VECTORS; c++) {
+    for (int r = 0; r < keys; r++) {
+        for (int c = 0; c < vectors; c++) {
             sum[r][c] = spread(0);
         }
     }
-    for (int k = 0; k < depth; k++) {
+    for (int d = 0; d < HEAD_DIM; d++) {
         vector column[TILE_VECTORS];
-        for (int c = 0; c < TILE_VECTORS; c++) {
-            column[c] = load(b + k * b_stride + c * VECTOR_FLOATS);
+        for (int c = 0; c < vectors; c++) {
+            column[c] = load(q + d * TILE_COLUMNS + c * LANES);
         }
-        for (int r = 0; r < rows; r++) {
-            vector scalar = spread(a[r * a_stride + k]);
-            for (int c = 0; c < TILE_VECTORS; c++) {
+        for (int r = 0; r < keys; r++) {
+            vector scalar = spread(state->k[key + r][d]);
+            for (int c = 0; c < vectors; c++) {
                 sum[r][c] += scalar * column[c];
             }
         }
     }
-    for (int r = 0; r < rows; r++) {
-        for (int c = 0; c < TILE_VECTORS; c++) {
-            float *at = out + r * out_stride + c * VECTOR_FLOATS;
-            store(at, load(at) + sum[r][c]);
+    for (int r = 0; r < keys; r++) {
+        for (int c = 0; c < vectors; c++) {
+            float *to = state->weights + ((group + c) * PANEL + key + r) * LANES;
+            store(to, sum[r][c] + (bias ? bias[key + r] : 0.0f));
         }
     }
 }
 
-/* The running state of a tile's softmax; sums are kept per lane until the end. */
-struct state {
-    float largest[ATTEND_MAX_ROWS];
-    vector sum[ATTEND_MAX_ROWS];
-};
-
-ALWAYS_INLINE float largest_lane(vector v)
+ALWAYS_INLINE void logits_groups(int vectors, const struct state *state, int group, int keys,
+                                 const float *bias)
 {
-    float lane[VECTOR_FLOATS];
+    int key = 0;
 
-    memcpy(lane, &v, sizeof(v));
-    for (int half = VECTOR_FLOATS / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++) {
-            lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
-        }
+    for (; key + TILE_ROWS <= keys; key += TILE_ROWS) {
+        logits_tile(TILE_ROWS, vectors, state, key, group, bias);
     }
-    return lane[0];
+    for (; key < keys; key++) {
+        logits_tile(1, vectors, state, key, group, bias);
+    }
 }
 
-/* Logits to weights in place, for one row; shrinks what the row has gathered to the new maximum. */
-ALWAYS_INLINE void soften(struct state *state, int row, float *logits, float *o)
+static void make_logits(const struct state *state, const struct attend_panel *panel)
 {
-    enum { COUNT = PANEL / VECTOR_FLOATS };
-    vector largest = load(logits);
+    int group = 0;
 
-    for (int i = 1; i < COUNT; i++) {
-        largest = larger(load(logits + i * VECTOR_FLOATS), largest);
+    for (; group + TILE_VECTORS <= state->groups; group += TILE_VECTORS) {
+        logits_groups(TILE_VECTORS, state, group, panel->keys, panel->bias);
     }
-    float before = state->largest[row];
-    float after = largest_lane(largest);
-    after = before > after ? before : after;
+    for (; group < state->groups; group++) {
+        logits_groups(1, state, group, panel->keys, panel->bias);
+    }
+}
+
+/* --- weights ------------------------------------------------------------------------------- */
+
+/* The larger of start and a column of logits. Comparing takes several cycles: four at a time. */
+ALWAYS_INLINE vector largest_of(const float *logits, int keys, vector start)
+{
+    vector part[4] = {start, start, start, start};
+    int key = 0;
+
+    for (; key + 4 <= keys; key += 4) {
+        for (int i = 0; i < 4; i++) {
+            part[i] = larger(load(logits + (key + i) * LANES), part[i]);
+        }
+    }
+    for (; key < keys; key++) {
+        part[0] = larger(load(logits + key * LANES), part[0]);
+    }
+    return larger(larger(part[0], part[1]), larger(part[2], part[3]));
+}
+
+/* Logits to weights in place, for one group of rows. */
+static void soften(struct state *state, int group, int keys)
+{
+    float *weights = state->weights + group * PANEL * LANES;
+    vector before = state->largest[group];
+    vector after = largest_of(weights, keys, before);
     /* While a row has seen only -infinity, any finite base keeps its weights at 0 and off NaN. */
-    vector base = spread(after > -INFINITY ? after : 0.0f);
-
-    if (after > before) {
-        vector shrink = exp2_of(spread(before) - base);
-        state->sum[row] *= shrink;
-        for (int c = 0; c < HEAD_DIM; c += VECTOR_FLOATS) {
-            store(o + c, load(o + c) * shrink);
-        }
-        state->largest[row] = after;
-    }
+    vector_int seen = after > spread(-INFINITY);
+    vector base = (vector)((vector_int)after & seen);
     vector sum = spread(0);
-    for (int i = 0; i < COUNT; i++) {
-        vector weight = exp2_of(load(logits + i * VECTOR_FLOATS) - base);
-        store(logits + i * VECTOR_FLOATS, weight);
+
+    for (int key = 0; key < keys; key++) {
+        vector weight = exp2_of(load(weights + key * LANES) - base);
+        store(weights + key * LANES, weight);
         sum += weight;
     }
-    state->sum[row] += sum;
+    state->shrink[group] = exp2_of(before - base);
+    state->sum[group] = state->sum[group] * state->shrink[group] + sum;
+    state->largest[group] = after;
 }
 
-/* rows query rows from row on: the keys of a panel to weights. */
-ALWAYS_INLINE void weigh(int rows, const struct attend_tile *tile, const struct attend_panel *panel,
-                         int row, struct state *state)
+/* --- values -------------------------------------------------------------------------------- */
+
+/* o[row][column ..] = o * shrink + weights^T v for rows rows and TILE_COLUMNS columns. Sums of a
+ * panel start at zero: rounding errors grow with a panel's length, not with the list's. */
+ALWAYS_INLINE void values_tile(int rows, const struct state *state, int keys, int row, int column)
 {
-    const float *q = tile->q + row * HEAD_DIM;
-    float *weights = tile->scratch + row * PANEL;
+    vector sum[TILE_ROWS][TILE_VECTORS];
+    const float *weight[TILE_ROWS];
 
     for (int r = 0; r < rows; r++) {
-        for (int c = 0; c < PANEL; c += VECTOR_FLOATS) {
-            store(weights + r * PANEL + c, panel->bias ? load(panel->bias + c) : spread(0));
+        weight[r] = state->weights + (row + r) / LANES * PANEL * LANES + (row + r) % LANES;
+        for (int c = 0; c < TILE_VECTORS; c++) {
+            sum[r][c] = spread(0);
         }
     }
-    for (int c = 0; c < PANEL; c += TILE_COLUMNS) {
-        multiply_add(rows, HEAD_DIM, q, HEAD_DIM, panel->kt + c, PANEL, weights + c, PANEL);
+    for (int key = 0; key < keys; key++) {
+        vector scalar[TILE_ROWS];
+        for (int r = 0; r < rows; r++) {
+            scalar[r] = spread(weight[r][key * LANES]);
+        }
+        for (int c = 0; c < TILE_VECTORS; c++) {
+            vector v = load(state->v[key] + column + c * LANES);
+            for (int r = 0; r < rows; r++) {
+                sum[r][c] += scalar[r] * v;
+            }
+        }
     }
     for (int r = 0; r < rows; r++) {
-        soften(state, row + r, weights + r * PANEL, tile->o + (row + r) * HEAD_DIM);
+        vector shrink = spread(state->shrink[(row + r) / LANES][(row + r) % LANES]);
+        for (int c = 0; c < TILE_VECTORS; c++) {
+            float *o = state->o + (row + r) * HEAD_DIM + column + c * LANES;
+            store(o, load(o) * shrink + sum[r][c]);
+        }
     }
 }
 
-ALWAYS_INLINE void gather(int rows, const struct attend_tile *tile,
-                          const struct attend_panel *panel, int row)
+static void add_values(const struct state *state, int keys)
 {
-    const float *weights = tile->scratch + row * PANEL;
-
-    for (int c = 0; c < HEAD_DIM; c += TILE_COLUMNS) {
-        multiply_add(rows, PANEL, weights, PANEL, panel->v + c, HEAD_DIM,
-                     tile->o + row * HEAD_DIM + c, HEAD_DIM);
+    for (int column = 0; column < HEAD_DIM; column += TILE_COLUMNS) {
+        int row = 0;
+        for (; row + TILE_ROWS <= state->tile->rows; row += TILE_ROWS) {
+            values_tile(TILE_ROWS, state, keys, row, column);
+        }
+        for (; row < state->tile->rows; row++) {
+            values_tile(1, state, keys, row, column);
+        }
     }
 }
 
-static void finish(const struct attend_tile *tile, const struct state *state)
+/* --- the tile ------------------------------------------------------------------------------ */
+
+static void find_rows(struct state *state, const struct attend_panel *panel)
 {
+    for (int key = 0; key < panel->keys; key++) {
+        int64_t place = panel->place ? panel->place[key] : key;
+        state->k[key] = panel->k + place * HEAD_DIM;
+        state->v[key] = panel->v + place * HEAD_DIM;
+    }
+}
+
+static void finish(const struct state *state)
+{
+    const struct attend_tile *tile = state->tile;
     const double ln_2 = 0.693147180559945309;
+    struct rows rows = *tile->o;
 
+    rows.count = HEAD_DIM;
     for (int row = 0; row < tile->rows; row++) {
-        float *o = tile->o + row * HEAD_DIM;
-        float sum = 0;
-        for (int i = 0; i < VECTOR_FLOATS; i++) {
-            sum += state->sum[row][i];
-        }
+        float *o = state->o + row * HEAD_DIM;
+        float sum = state->sum[row / LANES][row % LANES];
+        float largest = state->largest[row / LANES][row % LANES];
         vector share = spread(sum > 0 ? 1.0f / sum : 0.0f);
-        for (int c = 0; c < HEAD_DIM; c += VECTOR_FLOATS) {
+        for (int c = 0; c < HEAD_DIM; c += LANES) {
             store(o + c, load(o + c) * share);
         }
+        rows_store(&rows, tile->o_begin + row, o);
         if (tile->lse) {
-            tile->lse[row] = sum == 0 ? -INFINITY : (float)(state->largest[row] * ln_2 + log(sum));
+            tile->lse[row] = sum == 0 ? -INFINITY : (float)(largest * ln_2 + log(sum));
         }
     }
 }
@@ -230,30 +332,24 @@ void ATTEND_NAME(const struct attend_tile *tile);
 
 void ATTEND_NAME(const struct attend_tile *tile)
 {
-    struct state state;
+    struct state state = {.tile = tile, .groups = (tile->rows + LANES - 1) / LANES};
 
-    for (int row = 0; row < tile->rows; row++) {
-        state.largest[row] = -INFINITY;
-        state.sum[row] = spread(0);
+    state.q = tile->scratch;
+    state.weights = state.q + ATTEND_MAX_ROWS * HEAD_DIM;
+    state.o = state.weights + ATTEND_MAX_ROWS * PANEL;
+    for (int group = 0; group < state.groups; group++) {
+        state.largest[group] = spread(-INFINITY);
+        state.sum[group] = spread(0);
     }
-    memset(tile->o, 0, (size_t)tile->rows * HEAD_DIM * sizeof(float));
-    /* Keys, then values, for all rows: half a panel at a time stays in the first-level cache. */
+    memset(state.o, 0, (size_t)tile->rows * HEAD_DIM * sizeof(float));
+    load_queries(&state);
     for (int64_t i = 0; i < tile->panel_count; i++) {
-        const struct attend_panel *panel = &tile->panels[i];
-        int row = 0;
-        for (; row + TILE_ROWS <= tile->rows; row += TILE_ROWS) {
-            weigh(TILE_ROWS, tile, panel, row, &state);
+        find_rows(&state, &tile->panels[i]);
+        make_logits(&state, &tile->panels[i]);
+        for (int group = 0; group < state.groups; group++) {
+            soften(&state, group, tile->panels[i].keys);
         }
-        for (; row < tile->rows; row++) {
-            weigh(1, tile, panel, row, &state);
-        }
-        row = 0;
-        for (; row + TILE_ROWS <= tile->rows; row += TILE_ROWS) {
-            gather(TILE_ROWS, tile, panel, row);
-        }
-        for (; row < tile->rows; row++) {
-            gather(1, tile, panel, row);
-        }
+        add_values(&state, tile->panels[i].keys);
     }
-    finish(tile, &state);
+    finish(&state);
 }

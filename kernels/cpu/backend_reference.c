@@ -5,7 +5,6 @@
  * backends.
  */
 #include "reference.h"
-#include "rows_cpu.h"
 #include "stages_cpu.h"
 
 #include <string.h>
@@ -86,13 +85,9 @@ static draftattn_status reference_draft_map(const struct run *run, draftattn_sco
     return done ? DRAFTATTN_SUCCESS : DRAFTATTN_OUT_OF_MEMORY;
 }
 
-/* Only repair needs rows in block order. */
 static draftattn_status reference_gather(const struct run *run, int64_t first, int64_t count)
 {
-    struct scratch_cpu scratch;
-    scratch_cpu_open(run->problem, run->scratch, &scratch, NULL);
-    if (run->probes)
-        cpu_gather_queries(run, &scratch, first, count, 1);
+    (void)run, (void)first, (void)count;
     return DRAFTATTN_SUCCESS;
 }
 
@@ -109,7 +104,8 @@ static bool attend_with_probes(const struct run *run, const struct scratch_cpu *
 {
     const struct problem *problem = run->problem;
     int64_t head_dim = problem->desc.head_dim, tokens = problem->tokens;
-    size_t bytes = (size_t)head_dim * sizeof(float);
+    float *exact = scratch->exact + head * problem->probes * head_dim;
+    struct rows waiting = waiting_rows(run, scratch, head, 0);
     struct rows to = rows_of(problem, run->o, head);
     view->o = (draftattn_tensor){.data = scratch->by_token,
                                  .dtype = DRAFTATTN_F32,
@@ -117,24 +113,21 @@ static bool attend_with_probes(const struct run *run, const struct scratch_cpu *
                                  .stride = {0, 0, head_dim, 1}};
     if (!reference_attend(&view->problem))
         return false;
-    for (int64_t i = 0; i < tokens; i++) {
-        const float *row = row_by_token(problem, scratch->by_token, i);
-        if (i < problem->video_tokens)
-            memcpy(scratch->o + i * head_dim, row, bytes);
-        else
-            rows_store(&to, i, row);
-    }
+    for (int64_t i = 0; i < tokens; i++)
+        rows_store(i < problem->video_tokens ? &waiting : &to, i,
+                   row_by_token(problem, scratch->by_token, i));
     for (int64_t i = 0; i < problem->probes; i++)
-        scratch->probe_rows[i] = probe_position(problem, i);
+        scratch->probe_tokens[i] = probe_position(problem, i);
     view->problem.list = NULL;
     view->problem.lse = NULL;
-    view->problem.rows = scratch->probe_rows;
+    view->problem.rows = scratch->probe_tokens;
     view->problem.row_count = problem->probes;
     if (!reference_attend(&view->problem))
         return false;
     for (int64_t i = 0; i < problem->probes; i++)
-        memcpy(scratch->exact + i * head_dim,
-               row_by_token(problem, scratch->by_token, scratch->probe_rows[i]), bytes);
+        memcpy(exact + i * head_dim,
+               row_by_token(problem, scratch->by_token, scratch->probe_tokens[i]),
+               (size_t)head_dim * sizeof(*exact));
     return true;
 }
 

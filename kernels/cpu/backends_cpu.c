@@ -21,19 +21,6 @@ static const char *portable_why_not(int32_t device)
     return cpu_features_why_not(DRAFTATTN_BACKEND_PORTABLE);
 }
 
-bool cpu_scratch_size(const struct problem *problem, size_t *bytes)
-{
-    struct scratch_cpu scratch;
-    return scratch_cpu_open(problem, NULL, &scratch, bytes);
-}
-
-int64_t cpu_group_heads(const struct problem *problem)
-{
-    struct scratch_cpu scratch;
-    scratch_cpu_open(problem, NULL, &scratch, NULL);
-    return scratch.group;
-}
-
 #define CPU_BACKEND(identity, probe, costs)                                                        \
     {                                                                                              \
         .version = BACKEND_VERSION, .id = (identity), .automatic = true, .why_not = (probe),       \

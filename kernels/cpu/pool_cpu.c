@@ -1,21 +1,42 @@
 /*
- * Owns block means: of q per video query block, of k and v per key block. Means of k and v are
- * written as panels (attend.h), so that draft map and compensation read them as they are. Sums are
- * float32 over at most 128 tokens, divided by the true count.
+ * Owns block means: of q per video query block, of k and v per key block. Those of k are also
+ * written side by side, as the draft map reads them. Sums are float32 over at most 128 tokens,
+ * divided by the true count.
  */
-#include "rows_cpu.h"
 #include "stages_cpu.h"
 
-#include <math.h>
 #include <string.h>
 
-/* mean[] of the positions [begin, end). */
-static void mean_of(const struct rows *rows, int64_t begin, int64_t end, float *mean)
+#define CACHE_LINE  64
+#define FETCH_AHEAD 12 /* rows */
+
+/* Asks for a row that is needed soon: rows in raster order are too short for the hardware to see
+ * them coming. */
+static void fetch_row(const struct rows *rows, int64_t position)
 {
-    float row[ROWS_MAX_HEAD_DIM], scale = 1.0f / (float)(end - begin);
+    const char *row = row_at(rows, position);
+    for (size_t i = 0; i < (size_t)rows->count * dtype_size(rows->dtype); i += CACHE_LINE)
+        __builtin_prefetch(row + i);
+}
+
+/* mean[] of the positions [begin, end), four rows at a time. */
+static void mean_of(const struct rows *rows, int64_t begin, int64_t end, float *restrict mean)
+{
+    float copy[4][ROWS_MAX_HEAD_DIM], scale = 1.0f / (float)(end - begin);
+    int64_t position = begin;
     memset(mean, 0, (size_t)rows->count * sizeof(*mean));
-    for (int64_t position = begin; position < end; position++) {
-        rows_load(rows, position, row);
+    for (; position + 4 <= end; position += 4) {
+        const float *row[4];
+        for (int i = 0; i < 4; i++) {
+            row[i] = rows_read(rows, position + i, copy[i]);
+            if (position + i + FETCH_AHEAD < end)
+                fetch_row(rows, position + i + FETCH_AHEAD);
+        }
+        for (int32_t i = 0; i < rows->count; i++)
+            mean[i] += (row[0][i] + row[1][i]) + (row[2][i] + row[3][i]);
+    }
+    for (; position < end; position++) {
+        const float *row = rows_read(rows, position, copy[0]);
         for (int32_t i = 0; i < rows->count; i++)
             mean[i] += row[i];
     }
@@ -37,11 +58,12 @@ static void variance_of(const struct rows *rows, int64_t begin, int64_t end, con
         variance[i] *= scale;
 }
 
-/* One key of a transposed panel. */
-static void put_key(float *kt, int64_t slot, const float *row, int32_t count)
+/* Side by side with the other blocks of its panel, for the draft map. */
+static void put_in_panel(float *panels, int64_t block, const float *row, int32_t count)
 {
+    float *panel = panels + block / MEAN_PANEL_BLOCKS * count * MEAN_PANEL_BLOCKS;
     for (int32_t i = 0; i < count; i++)
-        kt[i * ATTEND_PANEL_KEYS + slot] = row[i];
+        panel[i * MEAN_PANEL_BLOCKS + block % MEAN_PANEL_BLOCKS] = row[i];
 }
 
 static void pool_keys(const struct run *run, const struct scratch_cpu *scratch, int64_t head,
@@ -49,37 +71,32 @@ static void pool_keys(const struct run *run, const struct scratch_cpu *scratch, 
 {
     const struct problem *problem = run->problem;
     int64_t begin = problem->key_begin[block], end = problem->key_begin[block + 1];
-    int64_t slot = block % ATTEND_PANEL_KEYS, head_dim = problem->desc.head_dim;
-    int64_t panel =
-        (head * scratch->mean_panels + block / ATTEND_PANEL_KEYS) * scratch->panel_floats;
-    float mean[ROWS_MAX_HEAD_DIM], variance[ROWS_MAX_HEAD_DIM];
+    int64_t head_dim = problem->desc.head_dim;
+    int64_t offset = (head * problem->key_blocks + block) * head_dim;
+    int64_t panels = head * scratch->mean_panels * head_dim * MEAN_PANEL_BLOCKS;
+    float *mean = scratch->k_mean + offset, variance[ROWS_MAX_HEAD_DIM];
     struct rows rows = rows_of(problem, run->k, head);
     mean_of(&rows, begin, end, mean);
-    put_key(scratch->mean_kt + panel, slot, mean, rows.count);
-    if (scratch->var_kt) {
+    put_in_panel(scratch->k_mean_panels + panels, block, mean, rows.count);
+    if (scratch->k_spread_panels) {
         variance_of(&rows, begin, end, mean, variance);
-        put_key(scratch->var_kt + panel, slot, variance, rows.count);
+        put_in_panel(scratch->k_spread_panels + panels, block, variance, rows.count);
     }
     if (run->v) {
         rows = rows_of(problem, run->v, head);
-        mean_of(&rows, begin, end, scratch->mean_v + panel + slot * head_dim);
+        mean_of(&rows, begin, end, scratch->v_mean + offset);
     }
 }
 
-/* Padding slots hold zeros and are closed by their bias. */
+/* The last panel of a head may not be full. */
 static void clear_padding(const struct problem *problem, const struct scratch_cpu *scratch)
 {
-    int64_t slots = scratch->mean_panels * ATTEND_PANEL_KEYS;
-    size_t bytes = (size_t)scratch->panel_floats * sizeof(float);
-    for (int64_t i = 0; i < slots; i++)
-        scratch->mean_bias[i] =
-            i < problem->key_blocks ? log2f((float)block_length(problem->key_begin, i)) : -INFINITY;
+    int64_t panel_floats = (int64_t)problem->desc.head_dim * MEAN_PANEL_BLOCKS;
     for (int64_t head = 0; head < problem->heads; head++) {
-        int64_t last = ((head + 1) * scratch->mean_panels - 1) * scratch->panel_floats;
-        memset(scratch->mean_kt + last, 0, bytes);
-        memset(scratch->mean_v + last, 0, bytes);
-        if (scratch->var_kt)
-            memset(scratch->var_kt + last, 0, bytes);
+        int64_t last = ((head + 1) * scratch->mean_panels - 1) * panel_floats;
+        memset(scratch->k_mean_panels + last, 0, (size_t)panel_floats * sizeof(float));
+        if (scratch->k_spread_panels)
+            memset(scratch->k_spread_panels + last, 0, (size_t)panel_floats * sizeof(float));
     }
 }
 

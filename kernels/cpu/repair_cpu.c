@@ -5,7 +5,6 @@
  * key are left alone.
  */
 #include "cpu_kernel.h"
-#include "rows_cpu.h"
 #include "stages_cpu.h"
 
 #include <math.h>
@@ -25,24 +24,23 @@ static int64_t block_of(const struct problem *problem, int64_t position)
 
 /* Copies the probe rows of blocks that skip something; returns how many there are. */
 static int64_t collect_rows(const struct run *run, const struct scratch_cpu *scratch, int64_t head,
-                            int64_t index, struct repair_fit *fit)
+                            int64_t index, const struct thread_cpu *thread)
 {
     const struct problem *problem = run->problem;
     int64_t head_dim = problem->desc.head_dim, rows = 0;
-    size_t bytes = (size_t)head_dim * sizeof(float);
-    int64_t probes = index * problem->probes, tokens = index * problem->tokens;
-    float *o = scratch->fit_o + probes * head_dim, *q = scratch->fit_q + probes * head_dim;
-    float *exact = scratch->fit_exact + probes * head_dim;
+    const float *exact = scratch->exact + head * problem->probes * head_dim;
+    struct rows o = waiting_rows(run, scratch, head, index);
+    struct rows q = rows_of(problem, run->q, head);
     for (int64_t i = 0; i < problem->probes; i++) {
         int64_t position = probe_position(problem, i);
         if (block_is_full(run, head, block_of(problem, position)))
             continue;
-        memcpy(o + rows * head_dim, scratch->o + (tokens + position) * head_dim, bytes);
-        memcpy(q + rows * head_dim, scratch->q + (tokens + position) * head_dim, bytes);
-        memcpy(exact + rows * head_dim, scratch->exact + (probes + i) * head_dim, bytes);
+        rows_load(&o, position, thread->fit_o + rows * head_dim);
+        rows_load(&q, position, thread->fit_q + rows * head_dim);
+        memcpy(thread->fit_exact + rows * head_dim, exact + i * head_dim,
+               (size_t)head_dim * sizeof(*exact));
         rows++;
     }
-    fit->o = o, fit->q = q, fit->exact = exact;
     return rows;
 }
 
@@ -70,14 +68,17 @@ static void fit_head(const struct run *run, const struct scratch_cpu *scratch, i
     draftattn_head_stats *stats = &run->heads[head];
     struct repair_fit fit = {.head_dim = (int32_t)head_dim,
                              .ridge = problem->desc.ridge,
-                             .weight = scratch->weight + index * 2 * head_dim * head_dim,
-                             .shift = scratch->shift + index * head_dim,
+                             .o = thread->fit_o,
+                             .q = thread->fit_q,
+                             .exact = thread->fit_exact,
+                             .weight = scratch->weight + head * 2 * head_dim * head_dim,
+                             .shift = scratch->shift + head * head_dim,
                              .scratch = thread->fit};
     if (head_is_full(run, head))
         return;
-    fit.rows = collect_rows(run, scratch, head, index, &fit);
+    fit.rows = collect_rows(run, scratch, head, index, thread);
     double norm =
-        norm_of(scratch->exact + index * problem->probes * head_dim, problem->probes * head_dim);
+        norm_of(scratch->exact + head * problem->probes * head_dim, problem->probes * head_dim);
     double error = 0;
     for (int64_t i = 0; i < fit.rows * head_dim; i++) {
         double difference = (double)fit.exact[i] - (double)fit.o[i];
@@ -97,15 +98,16 @@ static void fit_head(const struct run *run, const struct scratch_cpu *scratch, i
     stats->repaired = 1;
 }
 
+/* Probe rows of a block as they were computed, exactly. */
 static void put_exact_rows(const struct problem *problem, const struct scratch_cpu *scratch,
-                           int64_t index, int64_t begin, int64_t end, float *o)
+                           int64_t head, int64_t begin, int64_t end, float *o)
 {
     int64_t head_dim = problem->desc.head_dim;
     for (int64_t i = 0; i < problem->probes; i++) {
         int64_t position = probe_position(problem, i);
         if (position >= begin && position < end)
             memcpy(o + (position - begin) * head_dim,
-                   scratch->exact + (index * problem->probes + i) * head_dim,
+                   scratch->exact + (head * problem->probes + i) * head_dim,
                    (size_t)head_dim * sizeof(*o));
     }
 }
@@ -114,19 +116,26 @@ static void deliver_block(const struct run *run, const struct scratch_cpu *scrat
                           int64_t index, int64_t block, const struct thread_cpu *thread)
 {
     const struct problem *problem = run->problem;
-    int64_t head_dim = problem->desc.head_dim;
-    int64_t begin = problem->query_begin[block], end = problem->query_begin[block + 1];
-    int64_t offset = (index * problem->tokens + begin) * head_dim;
-    struct rows to = rows_of(problem, run->o, head);
-    float *o = scratch->o + offset;
-    if (run->heads[head].repaired && !block_is_full(run, head, block)) {
-        cpu_kernel_of(problem)->repair->apply(
-            end - begin, (int32_t)head_dim, scratch->weight + index * 2 * head_dim * head_dim,
-            scratch->shift + index * head_dim, scratch->q + offset, o, thread->o);
-        put_exact_rows(problem, scratch, index, begin, end, o);
+    int64_t head_dim = problem->desc.head_dim, tile = ATTEND_MAX_ROWS * head_dim;
+    int64_t begin = problem->query_begin[block], rows = block_length(problem->query_begin, block);
+    bool corrected = run->heads[head].repaired && !block_is_full(run, head, block);
+    float *o = thread->work, *q = o + tile, *fixed = q + tile;
+    if (!corrected && !scratch->o)
+        return; /* it is there already */
+    struct rows o_rows = waiting_rows(run, scratch, head, index);
+    struct rows q_rows = rows_of(problem, run->q, head), to = rows_of(problem, run->o, head);
+    for (int64_t i = 0; i < rows; i++)
+        rows_load(&o_rows, begin + i, o + i * head_dim);
+    if (corrected) {
+        for (int64_t i = 0; i < rows; i++)
+            rows_load(&q_rows, begin + i, q + i * head_dim);
+        cpu_kernel_of(problem)->repair->apply(rows, (int32_t)head_dim,
+                                              scratch->weight + head * 2 * head_dim * head_dim,
+                                              scratch->shift + head * head_dim, q, o, fixed);
+        put_exact_rows(problem, scratch, head, begin, begin + rows, o);
     }
-    for (int64_t i = begin; i < end; i++)
-        rows_store(&to, i, o + (i - begin) * head_dim);
+    for (int64_t i = 0; i < rows; i++)
+        rows_store(&to, begin + i, o + i * head_dim);
 }
 
 draftattn_status cpu_repair(const struct run *run, int64_t first, int64_t count)

@@ -6,16 +6,12 @@
 #include "scratch_cpu.h"
 
 bool cpu_scratch_size(const struct problem *problem, size_t *bytes);
-int64_t cpu_group_heads(const struct problem *problem);
+int64_t cpu_group_heads(const struct run *run);
 
 draftattn_status cpu_pool(const struct run *run);
 draftattn_status cpu_draft_map(const struct run *run, draftattn_score score, float *map);
 draftattn_status cpu_gather(const struct run *run, int64_t first, int64_t count);
 draftattn_status cpu_attend(const struct run *run, int64_t first, int64_t count);
 draftattn_status cpu_repair(const struct run *run, int64_t first, int64_t count);
-
-/* Query rows of head first + index into scratch->q, times factor, and the probe rows after them. */
-void cpu_gather_queries(const struct run *run, const struct scratch_cpu *scratch, int64_t first,
-                        int64_t count, float factor);
 
 #endif

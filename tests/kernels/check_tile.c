@@ -1,6 +1,7 @@
 /*
  * The micro-kernels of the CPU rows of variants.def against a double oracle: one tile of query rows
- * and packed panels (kernels/cpu/attend.h), shapes around every edge, hostile fills.
+ * and panels of keys, in place or scattered (kernels/cpu/attend.h), shapes around every edge,
+ * hostile fills.
  *
  * What is allowed is the first-order error of float arithmetic, computed beside the oracle: a logit
  * may be off by DOT ulps of the sum of its absolute products A, which moves o by sum_t w_t A_t |v_t
@@ -74,7 +75,9 @@ struct tile_problem {
     int32_t head_dim, rows;
     int64_t panel_count;
     enum fill fill;
-    float *q, *kt, *v, *bias, *o, *lse, *scratch;
+    float *q, *k, *v, *bias, *o, *lse, *scratch;
+    int64_t place[MAX_PANELS * ATTEND_PANEL_KEYS]; /* of every key, in the order of the panels */
+    struct rows q_rows, o_rows;
     struct attend_panel panels[MAX_PANELS];
     struct attend_tile tile;
 };
@@ -138,49 +141,81 @@ static void fill_bias(struct tile_problem *problem, struct random *random)
     }
 }
 
-static void make_problem(struct tile_problem *problem, struct random *random)
+/* The rows of a head in any order. */
+static void scatter(struct tile_problem *problem, int64_t keys, struct random *random)
+{
+    for (int64_t i = 0; i < keys; i++) {
+        int64_t other = random_between(random, 0, i);
+        problem->place[i] = problem->place[other];
+        problem->place[other] = i;
+    }
+}
+
+/* Full panels in place, as timings want them; or short and scattered ones among them. */
+static void make_panels(struct tile_problem *problem, bool plain, struct random *random)
+{
+    const bool biased = problem->fill == FILL_CLOSED || problem->fill == FILL_MEANS;
+    const bool scattered = !plain && random_chance(random, 0.5);
+    const bool all_short = !plain && random_chance(random, 0.5);
+    const int64_t head_dim = problem->head_dim;
+
+    for (int64_t i = 0; i < problem->panel_count * ATTEND_PANEL_KEYS; i++) {
+        problem->place[i] = i;
+    }
+    if (scattered) {
+        scatter(problem, problem->panel_count * ATTEND_PANEL_KEYS, random);
+    }
+    for (int64_t i = 0; i < problem->panel_count; i++) {
+        int64_t first = i * ATTEND_PANEL_KEYS, row = scattered ? 0 : first;
+        problem->panels[i] = (struct attend_panel){
+            .k = problem->k + row * head_dim,
+            .v = problem->v + row * head_dim,
+            .place = scattered ? problem->place + first : NULL,
+            .bias = biased ? problem->bias + first : NULL,
+            .keys = ATTEND_PANEL_KEYS,
+        };
+        if (all_short || (!plain && random_chance(random, 0.2))) {
+            problem->panels[i].keys = (int32_t)random_between(random, 1, ATTEND_PANEL_KEYS);
+        }
+    }
+}
+
+static void make_problem(struct tile_problem *problem, bool plain, struct random *random)
 {
     const int64_t head_dim = problem->head_dim, keys = problem->panel_count * ATTEND_PANEL_KEYS;
-    const bool biased = problem->fill == FILL_CLOSED || problem->fill == FILL_MEANS;
-    /* 1 / sqrt(head_dim) is what makes logits of unit variance; times log2(e). */
-    const double scale = 1.442695 / sqrt((double)head_dim);
-
     problem->q = guarded(problem->rows * head_dim);
     problem->o = guarded(problem->rows * head_dim);
     problem->lse = guarded(problem->rows);
-    problem->kt = guarded(keys * head_dim);
+    problem->k = guarded(keys * head_dim);
     problem->v = guarded(keys * head_dim);
     problem->bias = guarded(keys);
     problem->scratch = guarded(attend_scratch_floats(problem->head_dim));
     for (int64_t i = 0; i < problem->rows * head_dim; i++) {
-        problem->q[i] = (float)(scale * fill_value(problem->fill, random));
+        problem->q[i] = (float)fill_value(problem->fill, random);
     }
     for (int64_t i = 0; i < keys * head_dim; i++) {
-        problem->kt[i] = (float)fill_value(problem->fill, random);
+        problem->k[i] = (float)fill_value(problem->fill, random);
         problem->v[i] = (float)fill_value(problem->fill, random);
     }
     if (problem->fill == FILL_HUGE && keys > 0) {
         /* One key towers over the others, on either side of zero, wherever it comes in the list. */
-        int64_t key = random_between(random, 0, keys - 1), panel = key / ATTEND_PANEL_KEYS;
+        int64_t key = random_between(random, 0, keys - 1);
         double size = pow(10, (double)random_between(random, 2, 30));
         for (int64_t d = 0; d < head_dim; d++) {
-            problem->kt[(panel * head_dim + d) * ATTEND_PANEL_KEYS + key % ATTEND_PANEL_KEYS] =
-                (float)(d == 0 ? size : 0);
+            problem->k[key * head_dim + d] = (float)(d == 0 ? size : 0);
         }
     }
     fill_bias(problem, random);
-    for (int64_t i = 0; i < problem->panel_count; i++) {
-        problem->panels[i] = (struct attend_panel){
-            .kt = problem->kt + i * ATTEND_PANEL_KEYS * head_dim,
-            .v = problem->v + i * ATTEND_PANEL_KEYS * head_dim,
-            .bias = biased ? problem->bias + i * ATTEND_PANEL_KEYS : NULL,
-        };
-    }
+    make_panels(problem, plain, random);
+    problem->q_rows = rows_dense(problem->q, problem->head_dim);
+    problem->o_rows = rows_dense(problem->o, problem->head_dim);
     problem->tile = (struct attend_tile){
-        .q = problem->q,
-        .o = problem->o,
+        .q = &problem->q_rows,
+        .o = &problem->o_rows,
         .lse = problem->lse,
         .rows = problem->rows,
+        /* 1 / sqrt(head_dim) is what makes logits of unit variance; times log2(e). */
+        .scale = (float)(1.442695 / sqrt((double)head_dim)),
         .panels = problem->panels,
         .panel_count = problem->panel_count,
         .scratch = problem->scratch,
@@ -192,7 +227,7 @@ static void free_problem(struct tile_problem *problem)
     release(problem->q);
     release(problem->o);
     release(problem->lse);
-    release(problem->kt);
+    release(problem->k);
     release(problem->v);
     release(problem->bias);
     release(problem->scratch);
@@ -200,19 +235,38 @@ static void free_problem(struct tile_problem *problem)
 
 /* --- the oracle ---------------------------------------------------------------------------- */
 
+/* The keys of all panels, one after the other: a key's number, its bias, its row of k and v. */
+struct seen_key {
+    int64_t row;
+    double bias;
+};
+
+static int64_t see_keys(const struct tile_problem *problem, struct seen_key *keys)
+{
+    int64_t count = 0;
+
+    for (int64_t i = 0; i < problem->panel_count; i++) {
+        const struct attend_panel *panel = &problem->panels[i];
+        for (int32_t key = 0; key < panel->keys; key++) {
+            keys[count].bias = panel->bias ? (double)panel->bias[key] : 0;
+            keys[count++].row = problem->place[i * ATTEND_PANEL_KEYS + key];
+        }
+    }
+    return count;
+}
+
 /* Logits to base 2 of one row, and the sums of their absolute products. */
-static void oracle_logits(const struct tile_problem *problem, int64_t row, double *logit,
-                          double *size)
+static void oracle_logits(const struct tile_problem *problem, int64_t row,
+                          const struct seen_key *keys, int64_t count, double *logit, double *size)
 {
     const float *q = problem->q + row * problem->head_dim;
 
-    for (int64_t key = 0; key < problem->panel_count * ATTEND_PANEL_KEYS; key++) {
-        const struct attend_panel *panel = &problem->panels[key / ATTEND_PANEL_KEYS];
-        int64_t slot = key % ATTEND_PANEL_KEYS;
-        logit[key] = panel->bias ? (double)panel->bias[slot] : 0;
-        size[key] = panel->bias && panel->bias[slot] > -INFINITY ? fabs(panel->bias[slot]) : 0;
+    for (int64_t key = 0; key < count; key++) {
+        const float *k = problem->k + keys[key].row * problem->head_dim;
+        logit[key] = keys[key].bias;
+        size[key] = keys[key].bias > -INFINITY ? fabs(keys[key].bias) : 0;
         for (int64_t d = 0; d < problem->head_dim; d++) {
-            double product = (double)q[d] * panel->kt[d * ATTEND_PANEL_KEYS + slot];
+            double product = (double)(q[d] * problem->tile.scale) * k[d];
             logit[key] += product;
             size[key] += fabs(product);
         }
@@ -221,12 +275,14 @@ static void oracle_logits(const struct tile_problem *problem, int64_t row, doubl
 
 static void judge_row(const struct tile_problem *problem, int64_t row, struct verdict *verdict)
 {
-    const int64_t keys = problem->panel_count * ATTEND_PANEL_KEYS, head_dim = problem->head_dim;
+    const int64_t head_dim = problem->head_dim;
     const double dot = fills[problem->fill].dot * ulp, sum_ulps = fills[problem->fill].sum * ulp;
     double weight[MAX_PANELS * ATTEND_PANEL_KEYS], size[MAX_PANELS * ATTEND_PANEL_KEYS];
+    struct seen_key seen[MAX_PANELS * ATTEND_PANEL_KEYS];
     double largest = -INFINITY, sum = 0, logit_error = 0;
+    const int64_t keys = see_keys(problem, seen);
 
-    oracle_logits(problem, row, weight, size);
+    oracle_logits(problem, row, seen, keys, weight, size);
     for (int64_t key = 0; key < keys; key++) {
         largest = fmax(largest, weight[key]);
     }
@@ -241,10 +297,10 @@ static void judge_row(const struct tile_problem *problem, int64_t row, struct ve
     for (int64_t d = 0; d < head_dim; d++) {
         double o = 0, allowed = 0;
         for (int64_t key = 0; key < keys; key++) {
-            o += weight[key] * problem->v[key * head_dim + d];
+            o += weight[key] * problem->v[seen[key].row * head_dim + d];
         }
         for (int64_t key = 0; key < keys; key++) {
-            double v = problem->v[key * head_dim + d];
+            double v = problem->v[seen[key].row * head_dim + d];
             allowed += weight[key] * (ln_2 * dot * size[key] * fabs(v - o) + sum_ulps * fabs(v));
         }
         /* Below the smallest denormal nothing can be said: one for every key. */
@@ -275,7 +331,8 @@ static void judge(const struct tile_kernel *kernel, struct tile_problem *problem
     int64_t row = problem->rows / 2;
     float *alone = guarded(head_dim);
     struct attend_tile tile = problem->tile;
-    tile.q += row * head_dim, tile.o = alone, tile.lse = NULL, tile.rows = 1;
+    struct rows alone_rows = rows_dense(alone, problem->head_dim);
+    tile.q_begin = row, tile.o = &alone_rows, tile.lse = NULL, tile.rows = 1;
     kernel->run(&tile);
     if (memcmp(alone, problem->o + row * head_dim, (size_t)head_dim * sizeof(float)) != 0) {
         verdict_fail(verdict, "a row alone has other bits than among others");
@@ -292,9 +349,11 @@ static void judge_exp2(const struct tile_kernel *kernel, struct verdict *verdict
                                    .panel_count = 1,
                                    .fill = FILL_CLOSED};
 
-    make_problem(&problem, &random);
+    make_problem(&problem, true, &random);
+    problem.tile.scale = 1;
     for (int64_t i = 0; i < problem.head_dim * ATTEND_PANEL_KEYS; i++) {
-        problem.kt[i] = i == 1 ? 1.0f : 0.0f; /* the first component of the second key */
+        /* The first component of the second key. */
+        problem.k[i] = i == problem.head_dim ? 1.0f : 0.0f;
         problem.v[i] = i / problem.head_dim == 1 ? 1.0f : 0.0f;
     }
     for (int64_t i = 0; i < ATTEND_PANEL_KEYS; i++) {
@@ -354,7 +413,7 @@ static int check_kernel(const struct tile_kernel *kernel, const struct check_opt
         struct tile_problem problem = {.head_dim = kernel->head_dim};
         struct verdict verdict = {0};
         choose_shape(i, &random, &problem);
-        make_problem(&problem, &random);
+        make_problem(&problem, false, &random);
         judge(kernel, &problem, &verdict);
         free_problem(&problem);
         if (!(verdict.measured <= 1)) {
@@ -423,7 +482,7 @@ static void bench_kernel(const struct tile_kernel *kernel, const struct check_op
     const double work =
         4.0 * rows * (double)panel_count * ATTEND_PANEL_KEYS * (double)kernel->head_dim / 1e9;
 
-    make_problem(&problem, &random);
+    make_problem(&problem, true, &random);
     kernel->run(&problem.tile);
     for (int i = 0; i < REPEATS; i++) {
         double start = seconds();
