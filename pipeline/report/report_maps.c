@@ -70,8 +70,12 @@ static void write_caption(struct html *html, const struct comparison_map *m, int
     html_print(html, "<figcaption><b>step %d, layer %d, head %d</b>: density ", m->step + 1,
                m->layer, m->head);
     html_number(html, "%.1f %%", 100 * m->density, "–");
-    html_print(html, ", estimated error ");
-    html_number(html, "%.3f", m->error, "infinite");
+    if (isnan(m->error)) {
+        html_print(html, ", error not measured");
+    } else {
+        html_print(html, ", estimated error ");
+        html_number(html, "%.3f", m->error, "infinite");
+    }
     if (isfinite(m->error_before) && m->error_before != m->error) {
         html_print(html, " (before repair ");
         html_number(html, "%.3f", m->error_before, "infinite");

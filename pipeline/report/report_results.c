@@ -52,7 +52,8 @@ static void write_row(struct html *html, const struct comparison_variant *varian
     html_text(html, variant->label, 0);
     if (variant == baseline)
         html_print(html, " <small>baseline</small>");
-    else if (attention->calls == attention->dense_calls)
+    else if (attention->calls == attention->dense_calls &&
+             variant->attention.policy != DRAFTATTN_POLICY_DENSE)
         html_print(html, " <small class=\"warn\">every call ran dense</small>");
     html_print(html, "</th>");
     seconds_cells(html, report->total_seconds, base->total_seconds);

@@ -39,7 +39,7 @@ static void write_common(struct html *html, const struct comparison *c)
     const struct generate_settings *s = c->settings;
     const struct generate_report *baseline = &c->variants[0].report;
     html_print(html, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Table of "
-                     "settings\"><table class=\"facts\"><tbody>\n");
+                     "settings\"><table class=\"facts pairs\"><tbody>\n");
     row_text(html, "model", c->model);
     row_text(html, "negative prompt", c->negative_prompt);
     row_begin(html, "video");

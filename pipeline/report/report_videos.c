@@ -153,8 +153,8 @@ static bool write_video(struct report *report, const struct copies *copies, int6
     html_print(html, "</b> <span>");
     html_number(html, "%.1f s", variant->report.total_seconds, "–");
     if (number > 0 && variant->report.total_seconds > 0) {
-        html_print(html, " · %.2f× · PSNR ", base / variant->report.total_seconds);
-        html_number(html, "%.1f dB", variant->quality.psnr_all, "identical");
+        html_print(html, " · %.2f× · ", base / variant->report.total_seconds);
+        html_number(html, "PSNR %.1f dB", variant->quality.psnr_all, "identical");
     }
     html_print(html, "</span></figcaption></figure>\n");
     return true;

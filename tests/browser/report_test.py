@@ -55,7 +55,7 @@ return worst;
 
 
 class Report:
-    """Tests that hold for every report. Subclasses make one; frames, fps and variants are its own."""
+    """Tests that hold for every report. Subclasses make one and say its frames and variants."""
 
     frames = fps = variants = None
 
@@ -125,7 +125,8 @@ class Report:
 
     def test_play(self):
         times = self.run_script("""
-            const button = document.getElementById('play'), slider = document.getElementById('frame');
+            const button = document.getElementById('play');
+            const slider = document.getElementById('frame');
             slider.value = 0;
             slider.dispatchEvent(new Event('input'));
             button.click();
@@ -156,7 +157,8 @@ class Report:
     def test_images(self):
         found = self.run_script("""
             await until('images', () => all('img').every(i => i.complete));
-            return all('img').map(i => [i.naturalWidth, i.naturalHeight, i.width, i.alt.length]);""")
+            return all('img').map(i =>
+                [i.naturalWidth, i.naturalHeight, i.width, i.alt.length]);""")
         self.assertGreater(len(found), 4)
         for natural_width, natural_height, width, alt in found:
             self.assertTrue(natural_width and natural_height and width and alt, found)

@@ -1,7 +1,7 @@
 /*
- * A comparison as the report may meet it: a dense run, a variant with maps and errors, and one whose
- * video is identical. Every value is simple enough to say what the page must show. Texts may be
- * replaced before the report is written.
+ * A comparison as the report may meet it: a dense run, a variant with maps and errors, and one
+ * whose video is identical. Every value is simple enough to say what the page must show. Texts may
+ * be replaced before the report is written.
  */
 #ifndef TESTS_COMPARISON_CASE_H
 #define TESTS_COMPARISON_CASE_H
