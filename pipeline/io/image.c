@@ -127,7 +127,7 @@ static bool write_file(const struct output_file *file, const AVPacket *packet, s
 {
     FILE *out = fopen(file->temporary, "wb");
     if (!out)
-        return error_set(error, "image '%s': %s", file->target, strerror(errno));
+        return error_set(error, "image '%s': %s", file->target, output_file_reason(errno));
     size_t size = (size_t)packet->size;
     bool ok = fwrite(packet->data, 1, size, out) == size;
     int reason = errno;
@@ -135,7 +135,7 @@ static bool write_file(const struct output_file *file, const AVPacket *packet, s
         reason = errno;
         ok = false;
     }
-    return ok || error_set(error, "image '%s': %s", file->target, strerror(reason));
+    return ok || error_set(error, "image '%s': %s", file->target, output_file_reason(reason));
 }
 
 bool image_write_png_to(const struct output_file *file, const struct image *image,

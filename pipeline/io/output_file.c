@@ -46,6 +46,20 @@ static bool check_target(const char *target, struct error *error)
     return true;
 }
 
+const char *output_file_reason(int reason)
+{
+    switch (reason) {
+    case ENOSPC:
+        return "No space left on device; make room there, or name a file elsewhere";
+    case EDQUOT:
+        return "Disk quota exceeded; make room there, or name a file elsewhere";
+    case EFBIG:
+        return "File too large; raise the limit (ulimit -f), or make a smaller file";
+    default:
+        return strerror(reason);
+    }
+}
+
 bool output_file_create(struct output_file *out, const char *target, struct error *error)
 {
     *out = (struct output_file){0};
@@ -68,7 +82,8 @@ bool output_file_create(struct output_file *out, const char *target, struct erro
         output_file_discard(out);
         size_t folder = folder_length(target);
         return error_set(error, "output '%s': cannot write in the folder '%.*s': %s", target,
-                         folder ? (int)folder : 1, folder ? target : ".", strerror(reason));
+                         folder ? (int)folder : 1, folder ? target : ".",
+                         output_file_reason(reason));
     }
     close(fd);
     return true;
@@ -124,7 +139,7 @@ bool output_file_commit(struct output_file *file, struct error *error)
 {
     bool ok = flush_to_disk(file->temporary, false) && rename(file->temporary, file->target) == 0;
     if (!ok) {
-        error_set(error, "output '%s': %s", file->target, strerror(errno));
+        error_set(error, "output '%s': %s", file->target, output_file_reason(errno));
     } else {
         free(file->temporary);
         file->temporary = NULL; /* renamed: nothing to remove */

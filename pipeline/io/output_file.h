@@ -32,6 +32,10 @@ bool output_file_same(const char *a, const char *b);
 /* Flushes the temporary to the disk and renames it; removes it on failure. Frees in every case. */
 bool output_file_commit(struct output_file *file, struct error *error);
 
+/* errno's words for a write that failed, with the way out where the disk is full. Static, or as
+ * strerror() has it. */
+const char *output_file_reason(int reason);
+
 /* Removes the temporary and frees. Accepts a zeroed struct. */
 void output_file_discard(struct output_file *file);
 

@@ -125,7 +125,7 @@ static bool write_file(const char *path, const char *header, size_t header_size,
     if (ok)
         return output_file_commit(&file, error);
     output_file_discard(&file);
-    return error_set(error, "%s: cannot write: %s", path, strerror(reason));
+    return error_set(error, "%s: cannot write: %s", path, output_file_reason(reason));
 }
 
 bool safetensors_write(const char *path, const struct tensor_to_write *tensors, int count,

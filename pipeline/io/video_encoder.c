@@ -9,6 +9,7 @@
 #include "video_encoder.h"
 
 #include "gif_palette.h"
+#include "output_file.h"
 
 #include <libavcodec/avcodec.h>
 #include <libavformat/avformat.h>
@@ -68,8 +69,12 @@ struct video_encoder {
 
 static bool fail(struct error *error, const char *path, const char *what, int code)
 {
-    char reason[AV_ERROR_MAX_STRING_SIZE] = "";
-    av_strerror(code, reason, sizeof reason);
+    char words[AV_ERROR_MAX_STRING_SIZE] = "";
+    const char *reason = words;
+    if (code == AVERROR(ENOSPC) || code == AVERROR(EDQUOT) || code == AVERROR(EFBIG))
+        reason = output_file_reason(AVUNERROR(code));
+    else
+        av_strerror(code, words, sizeof words);
     return error_set(error, "video '%s': %s: %s", path, what, reason);
 }
 
