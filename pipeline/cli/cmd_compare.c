@@ -183,14 +183,22 @@ static bool list_variants(const struct arguments *a, const draftattn_plan_desc *
 
 /* ---- maps ------------------------------------------------------------------------------------ */
 
-static bool place_error(const char *text, const struct model *model, int64_t steps,
-                        struct error *error)
+static bool parse_place(const char **at, const int64_t low[3], const int64_t high[3],
+                        struct capture_place *out)
 {
-    return error_set_usage(error,
-                           "--maps '%s': takes up to %d layer:head:step such as 0:1:5,7:0:12; "
-                           "layers 0 to %" PRId64 ", heads 0 to %" PRId64 ", steps 1 to %" PRId64,
-                           text, CAPTURE_PLACES_MAX, model->transformer.layers - 1,
-                           model->transformer.heads - 1, steps);
+    int64_t values[3];
+    for (int i = 0; i < 3; i++) {
+        char number[16];
+        size_t length = strspn(*at, "0123456789");
+        snprintf(number, sizeof number, "%.*s", length < 15 ? (int)length : 15, *at);
+        if (!parse_int("--maps", number, low[i], high[i], &values[i], NULL))
+            return false;
+        *at += length;
+        if (i < 2 && *(*at)++ != ':')
+            return false;
+    }
+    *out = (struct capture_place){(int32_t)values[0], (int32_t)values[1], (int32_t)values[2] - 1};
+    return true;
 }
 
 static bool parse_places(const char *text, const struct model *model, int64_t steps,
@@ -199,28 +207,21 @@ static bool parse_places(const char *text, const struct model *model, int64_t st
     const int64_t low[3] = {0, 0, 1};
     const int64_t high[3] = {model->transformer.layers - 1, model->transformer.heads - 1, steps};
     *count = 0;
-    for (const char *at = text; at && *count < CAPTURE_PLACES_MAX; (*count)++) {
-        int64_t values[3];
-        for (int i = 0; i < 3; i++) {
-            char number[16];
-            size_t length = strspn(at, "0123456789");
-            snprintf(number, sizeof number, "%.*s", length < 15 ? (int)length : 15, at);
-            if (!parse_int("--maps", number, low[i], high[i], &values[i], NULL) ||
-                at[length] != (i < 2               ? ':'
-                               : at[length] == ',' ? ','
-                                                   : '\0'))
-                return place_error(text, model, steps, error);
-            at += length;
-            at = *at ? at + 1 : NULL;
-        }
-        places[*count] =
-            (struct capture_place){(int32_t)values[0], (int32_t)values[1], (int32_t)values[2] - 1};
-        if (!at) {
-            (*count)++;
+    if (!text)
+        return true;
+    for (const char *at = text; *count < CAPTURE_PLACES_MAX; at++) {
+        if (!parse_place(&at, low, high, &places[*count]))
+            break;
+        *count += 1;
+        if (!*at)
             return true;
-        }
+        if (*at != ',')
+            break;
     }
-    return !text || place_error(text, model, steps, error);
+    return error_set_usage(error,
+                           "--maps '%s': takes up to %d layer:head:step such as 0:1:5,7:0:12; "
+                           "layers 0 to %" PRId64 ", heads 0 to %" PRId64 ", steps 1 to %" PRId64,
+                           text, CAPTURE_PLACES_MAX, high[0], high[1], high[2]);
 }
 
 /* ---- the command ----------------------------------------------------------------------------- */
@@ -285,6 +286,25 @@ static char *quote_command(int argc, char *const *argv)
     return text;
 }
 
+static bool print_results(const struct arguments *a, const struct compare_job *job,
+                          const struct comparison *comparison, struct error *error)
+{
+    if (a->common.json) {
+        char *text = comparison_json(comparison);
+        bool ok = text ? puts(text) >= 0 : error_out_of_memory(error, "the figures", 1 << 20);
+        free(text);
+        return ok;
+    }
+    compare_summary_print(stdout, comparison);
+    for (int64_t i = 1; i < comparison->variant_count; i++)
+        if (comparison->variants[i].map_count < job->place_count)
+            printf("%s: %" PRId64 " of the %d --maps; the others' calls ran dense.\n",
+                   comparison->variants[i].label, comparison->variants[i].map_count,
+                   job->place_count);
+    printf("Report: %s\nSide by side: %s\n", job->report, comparison->side_by_side);
+    return true;
+}
+
 static bool run(const struct arguments *a, const struct generate_settings *settings,
                 const struct model *model, const struct outputs *outputs, const char *command,
                 struct listener *listener, struct error *error)
@@ -313,14 +333,7 @@ static bool run(const struct arguments *a, const struct generate_settings *setti
     job.variant_count = variants.count;
     ok = ok && compare_run(&job, &comparison, error);
     console_close(&listener->console);
-    if (ok && a->common.json) {
-        char *text = comparison_json(&comparison);
-        ok = text ? puts(text) >= 0 : error_out_of_memory(error, "the figures", 1 << 20);
-        free(text);
-    } else if (ok) {
-        compare_summary_print(stdout, &comparison);
-        printf("Report: %s\nSide by side: %s\n", outputs->report, comparison.side_by_side);
-    }
+    ok = ok && print_results(a, &job, &comparison, error);
     comparison_free(&comparison);
     return ok;
 }

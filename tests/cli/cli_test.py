@@ -30,7 +30,7 @@ class Usage(Case):
             out, err = self.succeed(*arguments)
             self.assertTrue(out.startswith("Usage: draftattn COMMAND"))
             self.assertEqual(err, "")
-        for command in ("generate", "bench", "decode", "inspect", "info"):
+        for command in ("generate", "compare", "bench", "decode", "inspect", "info"):
             page, _ = self.succeed("help", command)
             self.assertEqual(page, self.succeed(command, "--help")[0])
             self.assertTrue(page.startswith(f"Usage: draftattn {command} "))

@@ -65,7 +65,9 @@ class Compare(Case):
         self.assertEqual(err.count("memory plan"), 1)
 
     def test_report(self):
-        self.succeed(*compare("-v", "draft:0.9", "--maps", "7:1:2,0:0:2"))
+        out, _ = self.succeed(*compare("-v", "draft:0.9", "--maps", "7:1:2,0:0:2,0:0:1",
+                                       "--dense-steps", "0.5"))
+        self.assertIn("draft 90 %: 2 of the 3 --maps", out) # step 1 is dense
         page = self.read("out/report.html").decode()
         for word in ("step 2, layer 7, head 1", "step 2, layer 0, head 0", "draft 90 %",
                      "a red ball"):
