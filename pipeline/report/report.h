@@ -11,7 +11,7 @@
 #define REPORT_MAX_BYTES 15000000
 
 /* Writes the report to path, which appears whole or not at all. The videos are encoded anew for the
- * page, from the frames of the variants. */
+ * page, from the frames of the variants; Ctrl-C stops that. */
 bool report_write(const char *path, const struct comparison *comparison, struct error *error);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "pictures.h"
 
+#include "../interrupt.h"
 #include "../io/output_file.h"
 #include "../io/video_encoder.h"
 
@@ -66,7 +67,12 @@ static bool encode_frames(struct video_encoder *encoder, const struct comparison
                        copies->level.shrink);
         for (int64_t y = 0; desc->width < columns && y < desc->height; y++) /* an odd side */
             memmove(small + 3 * y * desc->width, small + 3 * y * columns, 3 * (size_t)desc->width);
-        ok = video_encoder_frame(encoder, small, error);
+        if (interrupt_requested()) {
+            ok = error_set(error, "interrupted");
+            error->interrupted = true;
+        } else {
+            ok = video_encoder_frame(encoder, small, error);
+        }
     }
     free(small);
     return ok;

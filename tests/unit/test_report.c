@@ -6,6 +6,7 @@
 #include "comparison_case.h"
 #include "scratch.h"
 
+#include "interrupt.h"
 #include "report/charts.h"
 #include "report/heatmap.h"
 #include "report/html.h"
@@ -279,6 +280,23 @@ static void test_whole_or_nothing(void **state)
     case_close(&c);
 }
 
+/* The last one: what has been requested stays requested. */
+static void test_interrupt(void **state)
+{
+    struct comparison_case c;
+    struct error error = {0};
+    case_open(&c);
+    const char *folder = scratch_folder(*state, "sub");
+    char path[600];
+    snprintf(path, sizeof path, "%s/report.html", folder);
+    interrupt_install();
+    raise(SIGTERM);
+    assert_false(report_write(path, &c.comparison, &error));
+    assert_true(error.interrupted);
+    assert_int_equal(entries(folder), 0);
+    case_close(&c);
+}
+
 static void test_base64(void **state)
 {
     (void)state;
@@ -414,6 +432,7 @@ int main(void)
         cmocka_unit_test(test_pictures),
         cmocka_unit_test(test_colours),
         cmocka_unit_test(test_long_chart),
+        cmocka_unit_test_setup_teardown(test_interrupt, scratch_setup, scratch_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
