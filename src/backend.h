@@ -56,11 +56,9 @@ struct run {
 
 /* What the stages of a sparse run cost, in exact keys per query row (cost.c). Measured. */
 struct backend_cost {
-    double row;         /* pool, draft map and selection */
-    double least_means; /* block means are worked on so many at a time */
-    double deliver;     /* copying out a row that waited for repair */
-    double apply;       /* correcting a row, per element of head_dim */
-    double fit;         /* the fit of a head, per n^2 (1 + n / (2 head_dim)) of its n probe rows */
+    double row;   /* pool, draft map and selection */
+    double apply; /* correcting a row, per element of head_dim */
+    double fit;   /* the fit of a head, per n^2 (1 + n / (2 head_dim)) of its n probe rows */
 };
 
 /*

@@ -4,10 +4,10 @@
  * tokens costs T. A sparse one costs
  *
  *     density * T         the kept blocks
- *   + means               of the skipped blocks, with compensation
+ *   + (1 - density) * T / key_block
+ *                         the means of the skipped ones, with compensation
  *   + probes              that many rows of T keys, shared by T rows
  *   + row                 pool, draft map, selection
- *   + deliver             rows wait for repair and are copied out after it
  *   + apply * head_dim    the correction
  *   + fit / T             of n probe rows, n^2 (1 + n / (2 head_dim)) times its unit: products in
  *                         single, the n x n factorisation in double precision
@@ -24,11 +24,6 @@
 
 #include <math.h>
 
-static double larger(double a, double b)
-{
-    return a > b ? a : b;
-}
-
 /* Keys a row sees exactly, over all rows: text whole, one block at least. */
 static double kept_keys(const struct problem *problem, double tokens)
 {
@@ -38,7 +33,7 @@ static double kept_keys(const struct problem *problem, double tokens)
     if (desc->policy == DRAFTATTN_POLICY_DRAFT_PAPER)
         return (text_pairs + share * video * video) / tokens;
     double floor = text_pairs + video * fmin(desc->key_block, video);
-    return larger(share * tokens * tokens, floor) / tokens;
+    return fmax(share * tokens * tokens, floor) / tokens;
 }
 
 double cost_sparse(const struct problem *problem, const struct backend_cost *cost, int64_t tokens)
@@ -47,12 +42,10 @@ double cost_sparse(const struct problem *problem, const struct backend_cost *cos
     bool draft = desc->policy == DRAFTATTN_POLICY_DRAFT;
     double length = (double)tokens;
     double probes = fmin(desc->probes, (double)(tokens - desc->grid.text_tokens));
-    double keys = kept_keys(problem, length) + cost->row;
+    double kept = kept_keys(problem, length), keys = kept + cost->row + probes;
     if (draft && desc->compensation)
-        keys += larger(length / desc->key_block, cost->least_means);
-    if (probes > 0)
-        keys += probes + cost->deliver;
-    if (probes > 0 && draft && desc->repair) {
+        keys += (length - kept) / desc->key_block;
+    if (draft && desc->repair && probes > 0) {
         double fit = probes * probes * (1 + probes / (2.0 * desc->head_dim));
         keys += cost->apply * desc->head_dim + cost->fit * fit / length;
     }

@@ -107,15 +107,17 @@ static bool add_contenders(const struct session *s, struct bench_lab *lab, struc
     return true;
 }
 
-/* The contenders take turns. Of the first turn, what no longer fits is left out; later ones are
- * begun only where all of it fits. */
+/* The contenders take turns. Of the first turn, what no longer fits after dense is left out; later
+ * ones are begun only where all of it fits. */
 static bool take_turns(const struct session *s, struct bench_lab *lab, int runs,
                        struct bench_result *result, struct error *error)
 {
     double warm_up, turn = 0;
     if (!bench_lab_run(lab, lab->count - 1, &warm_up, error))
         return false;
-    for (int run = 0; run < runs && clock_seconds() + turn < s->deadline; run++) {
+    for (int run = 0; run < runs; run++) {
+        if (run > 0 && clock_seconds() + turn > s->deadline)
+            break;
         double start = clock_seconds(), dense = 0;
         for (int i = 0; i < lab->count; i++) {
             double next = i ? dense * sparse_share(lab->contenders[i].desc.sparsity) : 0;
