@@ -10,6 +10,23 @@
  * A row's bits depend on that row and the panels alone, not on the rows it shares a tile with.
  *
  * It refuses nothing: shapes are compiled in, and the tile is trusted.
+ *
+ * Ladder, best GFLOP/s of one 128-row tile against 36 panels, head_dim 128, AMD EPYC (Zen 5), 1
+ * thread. A bare loop of multiply-adds reaches 252 with 512-bit, 127 with 256-bit registers here.
+ *   1  6 x 4 accumulators (AVX-512), 6 x 2 (others)          215   avx2 114   portable 40
+ *   2  4 x 4 and 3 x 4, which waste fewer of 128 rows        216   avx2 115   portable 41
+ *   3  sums of a panel start at zero: errors no longer grow  215   avx2 112   portable 38
+ *      with the list (2560 equal keys: 2.5e-5 -> 1e-6)
+ * From here on machine shared, beside version 3 in the same process, as a share of its time:
+ *   4  query rows as lanes; keys and values read in place    1.00  avx2 1.28  portable 1.11
+ *      instead of from packed copies; no horizontal maximum
+ *   5  the maximum in four chains; soften 10 % -> 5 %        0.98
+ *   6  the products out of line; one of their sides in        0.93  avx2 0.90  portable 1.08
+ *      registers, so that nothing spills
+ *   7  the next panel's rows asked for ahead                 0.91  avx2 0.90  portable 1.08
+ *   failed: 12 x 2 (AVX-512) 186; 2 x 4 and 4 x 1 (AVX2) 91 and 68; with version 7, 6 x 4 for
+ *   either product: no gain; panels of 128 keys: 5 % slower; asking ahead for rows of q and o: no
+ *   gain; rows of stride 4608 in place: 15 to 25 % slower, with copied values still 10 %
  */
 #include "attend.h"
 
@@ -22,6 +39,8 @@ typedef int32_t vector_int __attribute__((vector_size(VECTOR_FLOATS * sizeof(flo
 typedef uint32_t vector_bits __attribute__((vector_size(VECTOR_FLOATS * sizeof(float))));
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
+/* All in one function, the compiler runs out of registers and spills inside the products. */
+#define OUT_OF_LINE static __attribute__((noinline))
 
 enum {
     PANEL = ATTEND_PANEL_KEYS,
@@ -30,7 +49,8 @@ enum {
     /* Accumulators of a product: 16 of 32 registers (AVX-512), 12 of 16 elsewhere. */
     TILE_ROWS = LANES == 16 ? 4 : 3,
     TILE_VECTORS = 4,
-    TILE_COLUMNS = TILE_VECTORS * LANES
+    TILE_COLUMNS = TILE_VECTORS * LANES,
+    CACHE_LINE_FLOATS = 16
 };
 
 struct state {
@@ -40,6 +60,7 @@ struct state {
     float *weights;                   /* [GROUPS][PANEL][LANES] */
     float *o;                         /* [rows][HEAD_DIM] */
     const float *k[PANEL], *v[PANEL]; /* rows of the panel at hand */
+    const struct attend_panel *next;  /* the one after it, or itself */
     /* By query row: of the logits so far, of the weights, what the last panel makes of both. */
     vector largest[GROUPS], sum[GROUPS], shrink[GROUPS];
 };
@@ -181,12 +202,32 @@ ALWAYS_INLINE void logits_tile(int keys, int vectors, const struct state *state,
     }
 }
 
+/* Asks for rows of the next panel while the multipliers are busy with this one: keys during the
+ * first groups, values during the next ones. Rows in raster order are too short for the hardware to
+ * see them coming. */
+ALWAYS_INLINE void fetch_ahead(const struct state *state, int key, int group)
+{
+    const struct attend_panel *next = state->next;
+    const float *rows = group == 0 ? next->k : next->v;
+
+    if (group > TILE_VECTORS) {
+        return;
+    }
+    for (int r = key; r < key + TILE_ROWS && r < next->keys; r++) {
+        const float *row = rows + (next->place ? next->place[r] : r) * HEAD_DIM;
+        for (int d = 0; d < HEAD_DIM; d += CACHE_LINE_FLOATS) {
+            __builtin_prefetch(row + d);
+        }
+    }
+}
+
 ALWAYS_INLINE void logits_groups(int vectors, const struct state *state, int group, int keys,
                                  const float *bias)
 {
     int key = 0;
 
     for (; key + TILE_ROWS <= keys; key += TILE_ROWS) {
+        fetch_ahead(state, key, group);
         logits_tile(TILE_ROWS, vectors, state, key, group, bias);
     }
     for (; key < keys; key++) {
@@ -194,7 +235,7 @@ ALWAYS_INLINE void logits_groups(int vectors, const struct state *state, int gro
     }
 }
 
-static void make_logits(const struct state *state, const struct attend_panel *panel)
+OUT_OF_LINE void make_logits(const struct state *state, const struct attend_panel *panel)
 {
     int group = 0;
 
@@ -226,7 +267,7 @@ ALWAYS_INLINE vector largest_of(const float *logits, int keys, vector start)
 }
 
 /* Logits to weights in place, for one group of rows. */
-static void soften(struct state *state, int group, int keys)
+OUT_OF_LINE void soften(struct state *state, int group, int keys)
 {
     float *weights = state->weights + group * PANEL * LANES;
     vector before = state->largest[group];
@@ -282,7 +323,7 @@ ALWAYS_INLINE void values_tile(int rows, const struct state *state, int keys, in
     }
 }
 
-static void add_values(const struct state *state, int keys)
+OUT_OF_LINE void add_values(const struct state *state, int keys)
 {
     for (int column = 0; column < HEAD_DIM; column += TILE_COLUMNS) {
         int row = 0;
@@ -344,6 +385,7 @@ void ATTEND_NAME(const struct attend_tile *tile)
     memset(state.o, 0, (size_t)tile->rows * HEAD_DIM * sizeof(float));
     load_queries(&state);
     for (int64_t i = 0; i < tile->panel_count; i++) {
+        state.next = &tile->panels[i + 1 < tile->panel_count ? i + 1 : i];
         find_rows(&state, &tile->panels[i]);
         make_logits(&state, &tile->panels[i]);
         for (int group = 0; group < state.groups; group++) {

@@ -29,8 +29,8 @@ static const char *portable_why_not(int32_t device)
         .repair = cpu_repair, .cost = (costs)                                                      \
     }
 
-/* From CPU times of one thread of an AMD EPYC (Zen 5): 4 heads of 128, 512 to 2048 tokens, 75 %, 0 to
- * 256 probe rows. 'draftattn bench' sets what comes of them beside what it finds. */
+/* From CPU times of one thread of an AMD EPYC (Zen 5): 4 heads of 128, 512 to 2048 tokens, 75 %, 0
+ * to 256 probe rows. 'draftattn bench' sets what comes of them beside what it finds. */
 static const struct backend_cost avx512_cost = {.row = 60, .apply = 1.4, .fit = 2.5};
 static const struct backend_cost avx2_cost = {.row = 45, .apply = 1, .fit = 2.1};
 static const struct backend_cost portable_cost = {.row = 20, .apply = 0.8, .fit = 1.4};
