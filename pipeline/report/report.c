@@ -61,8 +61,11 @@ static const struct section sections[] = {
      "enters through block means. Blocks follow each other in space, then in time: stripes beside "
      "the diagonal are neighbouring frames."},
     {"time", "Where the time goes", report_times,
-     "Wall time of each run on one scale. Order to repair are the stages of attention; the rest of "
-     "denoising is what sparsity cannot make faster. Reds are attention."},
+     "Wall time of each run on one scale. Order to repair, in reds, are the stages of attention; "
+     "the "
+     "rest of denoising is what sparsity cannot make faster. Collecting the maps and frames of "
+     "this "
+     "page is not in the times."},
     {"settings", "Settings, and how to repeat this", report_settings,
      "The command makes this comparison again on this machine; the same seed gives the same noise "
      "everywhere. Dense calls are those that a guard (first steps, layers, small grids) or the "

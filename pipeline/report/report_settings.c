@@ -34,6 +34,15 @@ static void row_number(struct html *html, const char *name, const char *format, 
     row_end(html);
 }
 
+static int64_t memory_peak(const struct comparison *c)
+{
+    int64_t peak = 0;
+    for (int64_t v = 0; v < c->variant_count; v++)
+        if (c->variants[v].report.memory_peak > peak)
+            peak = c->variants[v].report.memory_peak;
+    return peak;
+}
+
 static void write_common(struct html *html, const struct comparison *c)
 {
     const struct generate_settings *s = c->settings;
@@ -62,7 +71,7 @@ static void write_common(struct html *html, const struct comparison *c)
     row_end(html);
     row_text(html, "noise file", s->noise_file);
     row_text(html, "machine", c->machine);
-    row_number(html, "memory at most, MiB", "%.0f", (double)baseline->memory_peak / 1048576.0);
+    row_number(html, "memory at most, MiB", "%.0f", (double)memory_peak(c) / 1048576.0);
     row_begin(html, "version");
     html_print(html, "draftattn %d.%d.%d", DRAFTATTN_VERSION_MAJOR, DRAFTATTN_VERSION_MINOR,
                DRAFTATTN_VERSION_PATCH);
