@@ -2,7 +2,7 @@
  * Owns what is measured in the time there is. Kernels come fastest first and grids smallest first.
  * A job gets an equal share of the time that is left for as many heads and runs as fit, one of each
  * if all that is left allows it, else it is left out and says what it would take. Times are
- * estimated from the rate that the kernel had on the grid before, at first from the peak.
+ * estimated from the rate that the kernel had on the grid before, at first on a small one.
  */
 #include "bench_jobs.h"
 
@@ -14,9 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What a kernel is taken to reach before it has been seen, as a share of the peak. */
-#define FIRST_GUESS           0.6
-#define FIRST_GUESS_REFERENCE 0.03
+#define FIRST_RUNS 5 /* to see a kernel's rate on a small grid */
 
 /* Of dense time, what a sparse run takes beyond its density: means, probe rows, repair. */
 #define SPARSE_EXTRA 0.15
@@ -46,11 +44,30 @@ struct estimate {
     double dense, turn, warm_up;
 };
 
-static double first_rate(const struct session *s, const draftattn_kernel_info *kernel)
+/* Operations a second of a dense run that takes no time. */
+static bool first_rate(const struct session *s, const draftattn_kernel_info *kernel,
+                       int32_t head_dim, double *rate, struct error *error)
 {
-    bool reference = kernel->backend == DRAFTATTN_BACKEND_REFERENCE;
-    return 1e9 * s->report->peak[kernel->backend] *
-           (reference ? FIRST_GUESS_REFERENCE : FIRST_GUESS);
+    const struct bench_setup setup = {.kernel = *kernel,
+                                      .grid = {4, 8, 16, 0},
+                                      .heads = s->settings->threads,
+                                      .head_dim = head_dim,
+                                      .threads = s->settings->threads};
+    draftattn_plan_desc desc = s->settings->desc;
+    struct bench_lab *lab = calloc(1, sizeof *lab);
+    double seconds, fastest = INFINITY;
+    if (!lab)
+        return error_out_of_memory(error, "the measurement", sizeof *lab);
+    desc.policy = DRAFTATTN_POLICY_DENSE;
+    bool ok = bench_lab_open(lab, &setup, error) && bench_lab_add(lab, &desc, error);
+    for (int i = 0; ok && i < FIRST_RUNS; i++) {
+        ok = bench_lab_run(lab, 0, &seconds, error);
+        fastest = ok ? fmin(fastest, seconds) : fastest;
+    }
+    *rate = bench_dense_flops(&setup.grid, setup.heads, head_dim) / fmax(fastest, 1e-6);
+    bench_lab_close(lab);
+    free(lab);
+    return ok;
 }
 
 static double sparse_share(double sparsity)
@@ -237,14 +254,20 @@ static bool fits(const draftattn_kernel_info *kernel, int32_t head_dim)
 static bool run_kernel(struct session *s, const draftattn_kernel_info *kernel, struct error *error)
 {
     const struct bench_settings *set = s->settings;
-    double *peak = &s->report->peak[kernel->backend];
+    double *peak = &s->report->peak[kernel->backend], rate = 0;
+    int first = 0;
     if (*peak == 0)
         *peak = bench_peak(kernel->backend, set->threads);
-    double rate = first_rate(s, kernel);
+    while (first < set->grid_count && !fits(kernel, set->grids[first].head_dim))
+        first++;
+    if (first == set->grid_count)
+        return true;
+    if (!first_rate(s, kernel, set->grids[first].head_dim, &rate, error))
+        return false;
     if (set->break_even && fits(kernel, set->break_even_head_dim) &&
         !run_break_even(s, kernel, rate, error))
         return false;
-    for (int i = 0; i < set->grid_count; i++) {
+    for (int i = first; i < set->grid_count; i++) {
         if (!fits(kernel, set->grids[i].head_dim))
             continue;
         struct bench_result *result = &s->report->results[s->report->result_count++];

@@ -12,7 +12,7 @@ import subprocess
 import time
 import unittest
 
-from cli_common import PROGRAM, SMALL, Case
+from cli_common import PROGRAM, SANITIZED, SMALL, Case
 
 STAGES = ("order", "pool", "draft map", "select", "attend", "repair")
 
@@ -141,9 +141,9 @@ class Bench(Case):
     def test_time_limit(self):
         """Heads and runs are cut to the time; what takes longer is left out and says so."""
         start = time.monotonic()
-        out, _ = self.succeed("bench", "--grid", "9x16x16", "--heads", "1024", "--runs", "100",
+        out, _ = self.succeed("bench", "--grid", "4x16x16", "--heads", "1024", "--runs", "100",
                               "--threads", "1", "--backend", "auto", "--time-limit", "3", "--json")
-        self.assertLess(time.monotonic() - start, 20) # the machine is shared
+        self.assertLess(time.monotonic() - start, 100 if SANITIZED else 30) # the machine is shared
         result = json.loads(out)["results"][0]
         self.assertLess(result["heads"], 1024)
         self.assertLess(result["heads"] * result["rows"][0]["runs"], 1024 * 100)
