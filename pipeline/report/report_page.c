@@ -266,7 +266,7 @@ const char report_script[] =
     "    if (video.error) toBlob({ target: video });\n"
     "  });\n"
     "  button.addEventListener('click', function () {\n"
-    "    if (playing) { pause(); return; }\n"
+    "    if (playing) { seek(frameOf(videos[0])); return; }\n"
     "    if (frameOf(videos[0]) >= frames - 1) rewind();\n"
     "    start();\n"
     "    requestAnimationFrame(tick);\n"
