@@ -45,18 +45,19 @@ static bool load(const struct decode_video *job, struct wan_vae **vae, struct er
 {
     const struct model *model = job->model;
     struct checkpoint *weights = NULL;
-    bool ok =
-        model_open_weights(&weights, model->folder.vae, model->folder.rename_vae, error) &&
-        wan_vae_load(vae, &model->vae, WAN_VAE_DECODER, weights, job->ops, job->device, error);
+    bool ok = model_open_weights(&weights, model->folder.vae, model->folder.rename_vae, error) &&
+              wan_vae_load(vae, &model->vae, WAN_VAE_DECODER, weights, job->ops, job->device,
+                           &job->progress, error);
     checkpoint_close(weights);
     return ok;
 }
 
-bool decode_video_check(const struct decode_video *job, struct error *error)
+bool decode_video_check(const struct model *model, struct error *error)
 {
-    struct wan_vae *vae = NULL;
-    bool ok = load(job, &vae, error);
-    wan_vae_free(vae);
+    struct checkpoint *weights = NULL;
+    bool ok = model_open_weights(&weights, model->folder.vae, model->folder.rename_vae, error) &&
+              wan_vae_check(&model->vae, WAN_VAE_DECODER, weights, error);
+    checkpoint_close(weights);
     return ok;
 }
 

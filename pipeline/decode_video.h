@@ -27,8 +27,8 @@ struct decode_video_times {
     double load, decode, write; /* seconds */
 };
 
-/* Loads the decoder and lets it go: a tensor that is missing or wrong is found. */
-bool decode_video_check(const struct decode_video *job, struct error *error);
+/* Whether the model's decoder is there: a tensor that is missing or wrong is found. */
+bool decode_video_check(const struct model *model, struct error *error);
 
 /* On failure there is no output file. */
 bool decode_video(const struct decode_video *job, struct decode_video_times *times,

@@ -152,12 +152,11 @@ static bool announce(struct generation *g, struct error *error)
     return true;
 }
 
-/* Opens every network's files and loads the one that comes last, so that a damaged one is found
+/* Opens every network's files and checks the one that comes last, so that a damaged one is found
  * before the long work and not after it. */
 static bool check_weights(const struct generation *g, struct error *error)
 {
     const struct model_folder *folder = &g->model->folder;
-    const struct decode_video decoder = {.model = g->model, .ops = g->ops, .device = g->device};
     const char *const paths[] = {folder->text_encoder, folder->transformer};
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
         struct checkpoint *weights = NULL;
@@ -165,7 +164,7 @@ static bool check_weights(const struct generation *g, struct error *error)
             return false;
         checkpoint_close(weights);
     }
-    return decode_video_check(&decoder, error);
+    return decode_video_check(g->model, error);
 }
 
 static bool check_outputs(struct generation *g, struct error *error)
@@ -265,11 +264,9 @@ static bool encode_text(struct generation *g, struct error *error)
     struct umt5 *encoder = NULL;
     double start = clock_seconds();
     struct progress progress = enter(g, PHASE_LOAD);
-    bool ok = progress_step(&progress, 0, 1, error) &&
-              model_open_weights(&weights, model->folder.text_encoder,
+    bool ok = model_open_weights(&weights, model->folder.text_encoder,
                                  model->folder.rename_text_encoder, error) &&
-              umt5_load(&encoder, &model->text, weights, g->ops, g->device, error) &&
-              progress_step(&progress, 1, 1, error);
+              umt5_load(&encoder, &model->text, weights, g->ops, g->device, &progress, error);
     double loaded = clock_seconds();
     progress = enter(g, PHASE_TEXT);
     ok = ok && progress_step(&progress, 0, 2, error) &&

@@ -340,7 +340,7 @@ bool checkpoint_read(const struct checkpoint *checkpoint, const char *name, cons
     int64_t count = 1;
     for (int i = 0; i < rank; i++)
         count *= shape[i];
-    if (!stored_to_float(tensor->dtype, tensor->data, count, out))
+    if (!stored_to_float(tensor->dtype, tensor->data, out ? count : 0, out))
         return error_set(
             error,
             "%s: tensor '%.200s' is stored as %s, which is not read; use a checkpoint in "

@@ -73,8 +73,8 @@ void checkpoint_set_rename(struct checkpoint *checkpoint, checkpoint_rename_fn r
 const struct stored_tensor *checkpoint_find(const struct checkpoint *checkpoint, const char *name);
 
 /* Finds name, checks its shape (total element count and the non-1 dimensions in order, so that
- * [C,1,1] fits [C]), converts F32, F16, BF16 or F64 to float in out. The message names file,
- * tensor, what it has and what was expected. */
+ * [C,1,1] fits [C]), converts F32, F16, BF16 or F64 to float in out; out NULL only checks. The
+ * message names file, tensor, what it has and what was expected. */
 bool checkpoint_read(const struct checkpoint *checkpoint, const char *name, const int64_t *shape,
                      int rank, float *out, struct error *error);
 

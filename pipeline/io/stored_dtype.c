@@ -96,6 +96,8 @@ bool stored_to_float(enum stored_dtype dtype, const void *data, int64_t count, f
 {
     if (dtype > STORED_BF16)
         return false;
+    if (count == 0)
+        return true; /* out may be NULL */
     int64_t shares = count / SHARE + 1;
 #pragma omp parallel for schedule(static) if (shares > 4)
     for (int64_t share = 0; share < shares; share++) {

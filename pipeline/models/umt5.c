@@ -210,7 +210,7 @@ static bool find_embedding(struct umt5 *umt5, struct error *error)
     return true;
 }
 
-static bool load_all(struct umt5 *umt5, struct error *error)
+static bool load_all(struct umt5 *umt5, const struct progress *progress, struct error *error)
 {
     const struct umt5_config *config = &umt5->config;
     int64_t inner = config->heads * config->head_dim;
@@ -226,14 +226,15 @@ static bool load_all(struct umt5 *umt5, struct error *error)
                             (unsigned long long)largest * sizeof *loader.host);
     ok = ok && load_vector(&loader, &umt5->final_norm, "encoder.final_layer_norm.weight", error);
     for (loader.layer = 0; ok && loader.layer < config->layers; loader.layer++)
-        ok = load_layer(&loader, &umt5->layers[loader.layer], error);
+        ok = progress_step(progress, loader.layer, config->layers, error) &&
+             load_layer(&loader, &umt5->layers[loader.layer], error);
     free(loader.host);
-    return ok;
+    return ok && progress_step(progress, config->layers, config->layers, error);
 }
 
 bool umt5_load(struct umt5 **out, const struct umt5_config *config,
                const struct checkpoint *checkpoint, const struct ops *ops, struct device *device,
-               struct error *error)
+               const struct progress *progress, struct error *error)
 {
     *out = NULL;
     struct umt5 *umt5 = calloc(1, sizeof *umt5);
@@ -243,7 +244,7 @@ bool umt5_load(struct umt5 **out, const struct umt5_config *config,
     umt5->checkpoint = checkpoint;
     umt5->ops = ops;
     umt5->device = device;
-    if (!load_all(umt5, error)) {
+    if (!load_all(umt5, progress, error)) {
         umt5_free(umt5);
         return false;
     }

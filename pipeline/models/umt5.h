@@ -4,6 +4,7 @@
 
 #include "../error.h"
 #include "../io/model_folder.h"
+#include "../progress.h"
 #include "../tensor/ops.h"
 
 struct umt5;
@@ -16,10 +17,11 @@ struct umt5_config {
 /* path "" gives the published UMT5-XXL. */
 bool umt5_config_read(struct umt5_config *out, const char *path, struct error *error);
 
-/* The checkpoint must outlive the encoder: embedding rows are read from it when needed. */
+/* The checkpoint must outlive the encoder: embedding rows are read from it when needed. progress
+ * counts layers. */
 bool umt5_load(struct umt5 **out, const struct umt5_config *config,
                const struct checkpoint *checkpoint, const struct ops *ops, struct device *device,
-               struct error *error);
+               const struct progress *progress, struct error *error);
 void umt5_free(struct umt5 *umt5); /* accepts NULL */
 
 /* out [count][width], host memory. ids of real tokens only, no padding. */

@@ -25,9 +25,23 @@ struct wan_vae {
     struct vae_net decoder, encoder; /* count 0 where it was not loaded */
 };
 
+bool wan_vae_check(const struct wan_vae_config *config, int parts,
+                   const struct checkpoint *checkpoint, struct error *error)
+{
+    struct vae_net net;
+    for (int decoder = 0; decoder < 2; decoder++) {
+        if (!(parts & (decoder ? WAN_VAE_DECODER : WAN_VAE_ENCODER)))
+            continue;
+        vae_net_describe(&net, config, decoder);
+        if (!vae_net_check(&net, checkpoint, error))
+            return error_prefix(error, "VAE: ");
+    }
+    return true;
+}
+
 bool wan_vae_load(struct wan_vae **out, const struct wan_vae_config *config, int parts,
                   const struct checkpoint *checkpoint, const struct ops *ops, struct device *device,
-                  struct error *error)
+                  const struct progress *progress, struct error *error)
 {
     struct wan_vae *vae = calloc(1, sizeof(*vae));
     *out = NULL;
@@ -39,11 +53,11 @@ bool wan_vae_load(struct wan_vae **out, const struct wan_vae_config *config, int
     bool ok = true;
     if (parts & WAN_VAE_DECODER) {
         vae_net_describe(&vae->decoder, config, true);
-        ok = vae_net_load(&vae->decoder, checkpoint, ops, device, error);
+        ok = vae_net_load(&vae->decoder, checkpoint, ops, device, progress, error);
     }
     if (ok && (parts & WAN_VAE_ENCODER)) {
         vae_net_describe(&vae->encoder, config, false);
-        ok = vae_net_load(&vae->encoder, checkpoint, ops, device, error);
+        ok = vae_net_load(&vae->encoder, checkpoint, ops, device, progress, error);
     }
     if (!ok) {
         wan_vae_free(vae);

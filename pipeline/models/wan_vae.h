@@ -26,9 +26,15 @@ bool wan_vae_config_read(struct wan_vae_config *out, const char *path, struct er
 
 enum wan_vae_parts { WAN_VAE_DECODER = 1, WAN_VAE_ENCODER = 2 };
 
+/* Whether the tensors of parts are there, of the right shape and of a type that is read; looks at
+ * none of their values. */
+bool wan_vae_check(const struct wan_vae_config *config, int parts,
+                   const struct checkpoint *checkpoint, struct error *error);
+
+/* progress is asked whether to go on and told that nothing is done yet. */
 bool wan_vae_load(struct wan_vae **out, const struct wan_vae_config *config, int parts,
                   const struct checkpoint *checkpoint, const struct ops *ops, struct device *device,
-                  struct error *error);
+                  const struct progress *progress, struct error *error);
 void wan_vae_free(struct wan_vae *vae); /* accepts NULL */
 
 /* Receives decoded frames in order: [count][8 height][8 width][3] in [-1, 1] (clamped), host

@@ -138,7 +138,7 @@ static struct conv_desc kernel(int32_t in, int32_t out, int32_t kt, int32_t k)
 struct loading {
     const struct vae_net *net;
     const struct checkpoint *checkpoint;
-    float *weight, *bias; /* host, large enough for any tensor */
+    float *weight, *bias; /* host, large enough for any tensor; NULL to check alone */
 };
 
 /* Reads NAME.part.weight of shape [out][rest...] and NAME.part.bias. */
@@ -162,6 +162,8 @@ static bool load_gamma(struct loading *loading, const struct vae_step *step, con
     snprintf(name, sizeof(name), "%s%s.gamma", step->name, part);
     if (!checkpoint_read(loading->checkpoint, name, &channels, 1, loading->weight, error))
         return false;
+    if (!loading->weight)
+        return true;
     *out = net->ops->alloc(net->device, bytes);
     if (!*out)
         return error_out_of_memory(error, name, bytes);
@@ -174,8 +176,9 @@ static bool load_conv(struct loading *loading, const struct vae_step *step, cons
 {
     const int64_t shape[] = {d->out, d->in, d->kt, d->kh, d->kw};
     return read_pair(loading, step, part, shape, 5, error) &&
-           loading->net->ops->conv_create(loading->net->device, out, d, loading->weight,
-                                          loading->bias, error);
+           (!loading->weight ||
+            loading->net->ops->conv_create(loading->net->device, out, d, loading->weight,
+                                           loading->bias, error));
 }
 
 static bool load_linear(struct loading *loading, const struct vae_step *step, const char *part,
@@ -183,8 +186,9 @@ static bool load_linear(struct loading *loading, const struct vae_step *step, co
 {
     const int64_t shape[] = {features, in};
     return read_pair(loading, step, part, shape, 2, error) &&
-           loading->net->ops->linear_create(loading->net->device, out, loading->weight,
-                                            loading->bias, in, features, error);
+           (!loading->weight ||
+            loading->net->ops->linear_create(loading->net->device, out, loading->weight,
+                                             loading->bias, in, features, error));
 }
 
 /* The time convolution of VAE_UP gives two frames in one: channels [0, in) and [in, 2 in). As two
@@ -196,7 +200,7 @@ static bool load_time_halves(struct loading *loading, struct vae_step *step, str
     const struct conv_desc d = kernel(step->in, step->in, 3, 1);
     if (!read_pair(loading, step, ".time_conv", shape, 5, error))
         return false;
-    for (int half = 0; half < 2; half++)
+    for (int half = 0; loading->weight && half < 2; half++)
         if (!net->ops->conv_create(net->device, &step->conv[1 + half], &d,
                                    loading->weight + half * 3LL * step->in * step->in,
                                    loading->bias + half * step->in, error))
@@ -242,8 +246,17 @@ static bool load_step(struct loading *loading, struct vae_step *step, struct err
     return false;
 }
 
+bool vae_net_check(struct vae_net *net, const struct checkpoint *checkpoint, struct error *error)
+{
+    struct loading loading = {.net = net, .checkpoint = checkpoint};
+    bool ok = true;
+    for (int i = 0; ok && i < net->count; i++)
+        ok = load_step(&loading, &net->steps[i], error);
+    return ok;
+}
+
 bool vae_net_load(struct vae_net *net, const struct checkpoint *checkpoint, const struct ops *ops,
-                  struct device *device, struct error *error)
+                  struct device *device, const struct progress *progress, struct error *error)
 {
     int64_t widest = 0;
     net->ops = ops;
@@ -262,7 +275,8 @@ bool vae_net_load(struct vae_net *net, const struct checkpoint *checkpoint, cons
     if (!ok)
         error_out_of_memory(error, "reading the VAE's weights", bytes);
     for (int i = 0; ok && i < net->count; i++)
-        ok = load_step(&loading, &net->steps[i], error);
+        ok = progress_step(progress, 0, net->count, error) &&
+             load_step(&loading, &net->steps[i], error);
     free(loading.weight);
     free(loading.bias);
     return ok;

@@ -42,8 +42,10 @@ struct vae_net {
 
 void vae_net_describe(struct vae_net *net, const struct wan_vae_config *config, bool decoder);
 int64_t vae_net_parameters(const struct vae_net *net);
+/* Names, shapes and types of the tensors, without loading any. */
+bool vae_net_check(struct vae_net *net, const struct checkpoint *checkpoint, struct error *error);
 bool vae_net_load(struct vae_net *net, const struct checkpoint *checkpoint, const struct ops *ops,
-                  struct device *device, struct error *error);
+                  struct device *device, const struct progress *progress, struct error *error);
 void vae_net_free(struct vae_net *net);
 
 /* What one pass over one tile needs, in floats. */

@@ -79,12 +79,12 @@ bool golden_decode(const struct golden *golden, const struct golden_network *net
     struct wan_vae_config config;
     struct checkpoint *weights = NULL;
     struct wan_vae *vae = NULL;
-    bool ok =
-        wan_vae_config_read(&config, network->config, error) &&
-        open_weights(network, &weights, error) &&
-        wan_vae_load(&vae, &config, WAN_VAE_DECODER, weights, golden->ops, golden->device, error) &&
-        wan_vae_decode(vae, latents, shape[1], shape[2], shape[3], true, NULL, sink, user, NULL,
-                       error);
+    bool ok = wan_vae_config_read(&config, network->config, error) &&
+              open_weights(network, &weights, error) &&
+              wan_vae_load(&vae, &config, WAN_VAE_DECODER, weights, golden->ops, golden->device,
+                           NULL, error) &&
+              wan_vae_decode(vae, latents, shape[1], shape[2], shape[3], true, NULL, sink, user,
+                             NULL, error);
     wan_vae_free(vae);
     checkpoint_close(weights);
     return ok;

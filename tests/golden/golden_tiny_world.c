@@ -120,7 +120,7 @@ static bool encode_texts(struct run *run, const struct checkpoint *io, struct er
               checkpoint_open(&weights, run->model.text_encoder, error);
     if (ok) {
         checkpoint_set_rename(weights, run->model.rename_text_encoder);
-        ok = umt5_load(&umt5, &config, weights, golden->ops, golden->device, error) &&
+        ok = umt5_load(&umt5, &config, weights, golden->ops, golden->device, NULL, error) &&
              encode_text(io, tokenizer, umt5, config.width, "prompt", run->prompt, &run->texts[0],
                          error) &&
              encode_text(io, tokenizer, umt5, config.width, "empty", "", &run->texts[1], error);

@@ -68,7 +68,7 @@ bool golden_umt5(const struct golden *golden, struct error *error)
               checkpoint_open(&weights, golden->dir, error);
     if (ok && config.width != data.width)
         ok = error_set(error, "%s: the configuration's width is not that of out", golden->dir);
-    ok = ok && umt5_load(&umt5, &config, weights, golden->ops, golden->device, error);
+    ok = ok && umt5_load(&umt5, &config, weights, golden->ops, golden->device, NULL, error);
     for (int64_t i = 0; ok && i < data.batch; i++)
         ok = compare_prompt(umt5, &data, i, error);
     umt5_free(umt5);

@@ -133,10 +133,11 @@ bool golden_wan_vae(const struct golden *golden, struct error *error)
         const int parts = (decode ? (int)WAN_VAE_DECODER : 0) | (encode ? (int)WAN_VAE_ENCODER : 0);
         ok = parts ? true
                    : error_set(error, "%s: has neither 'latents' nor 'video'", checkpoint_path(io));
-        ok = ok &&
-             wan_vae_load(&vae, &config, parts, weights, golden->ops, golden->device, error) &&
-             (!decode || test_decode(io, vae, config.z_dim, error)) &&
-             (!encode || test_encode(io, vae, config.z_dim, error));
+        ok =
+            ok &&
+            wan_vae_load(&vae, &config, parts, weights, golden->ops, golden->device, NULL, error) &&
+            (!decode || test_decode(io, vae, config.z_dim, error)) &&
+            (!encode || test_encode(io, vae, config.z_dim, error));
     }
     wan_vae_free(vae);
     checkpoint_close(weights);

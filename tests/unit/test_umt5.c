@@ -80,7 +80,7 @@ static struct umt5 *load(struct setup *setup)
     if (!rule_file_open(&setup->file, &setup->checkpoint, &error))
         fail_msg("%s", error.text);
     checkpoint_set_rename(setup->checkpoint, names_wan_umt5);
-    if (!umt5_load(&umt5, &small, setup->checkpoint, &ops_cpu, setup->device, &error))
+    if (!umt5_load(&umt5, &small, setup->checkpoint, &ops_cpu, setup->device, NULL, &error))
         fail_msg("%s", error.text);
     return umt5;
 }
@@ -156,13 +156,37 @@ static void a_missing_tensor_is_named(void **state)
     config.layers = 3;
     assert_true(rule_file_open(&setup->file, &setup->checkpoint, &error));
     checkpoint_set_rename(setup->checkpoint, names_wan_umt5);
-    assert_false(umt5_load(&umt5, &config, setup->checkpoint, &ops_cpu, setup->device, &error));
+    assert_false(
+        umt5_load(&umt5, &config, setup->checkpoint, &ops_cpu, setup->device, NULL, &error));
     assert_null(umt5);
     assert_non_null(strstr(error.text, "blocks.2."));
     config = small;
     config.vocab = 99;
-    assert_false(umt5_load(&umt5, &config, setup->checkpoint, &ops_cpu, setup->device, &error));
+    assert_false(
+        umt5_load(&umt5, &config, setup->checkpoint, &ops_cpu, setup->device, NULL, &error));
     assert_non_null(strstr(error.text, "[99, 48]"));
+}
+
+static bool stop_after_one(void *user, int64_t done, int64_t total)
+{
+    assert_int_equal(total, small.layers);
+    return ++*(int *)user < 2 && done == 0;
+}
+
+static void loading_can_be_interrupted(void **state)
+{
+    struct setup *setup = *state;
+    struct error error = {0};
+    struct umt5 *umt5 = NULL;
+    int asked = 0;
+    const struct progress progress = {stop_after_one, &asked};
+    assert_true(rule_file_open(&setup->file, &setup->checkpoint, &error));
+    checkpoint_set_rename(setup->checkpoint, names_wan_umt5);
+    assert_false(
+        umt5_load(&umt5, &small, setup->checkpoint, &ops_cpu, setup->device, &progress, &error));
+    assert_null(umt5);
+    assert_int_equal(asked, 2);
+    assert_true(error.interrupted);
 }
 
 /* ---- Configuration ---- */
@@ -230,6 +254,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(ids_outside_the_vocabulary_are_refused, make, drop),
         cmocka_unit_test_setup_teardown(nan_is_reported_with_its_layer, make, drop),
         cmocka_unit_test_setup_teardown(a_missing_tensor_is_named, make, drop),
+        cmocka_unit_test_setup_teardown(loading_can_be_interrupted, make, drop),
         cmocka_unit_test(configurations_are_checked),
         cmocka_unit_test(no_configuration_means_the_published_one),
     };

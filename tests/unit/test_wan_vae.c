@@ -128,7 +128,7 @@ static bool open_network(struct fixture *fixture, const char *poison, struct che
         return false;
     checkpoint_set_rename(*weights, original_name);
     return wan_vae_load(vae, &fixture->config, WAN_VAE_DECODER | WAN_VAE_ENCODER, *weights,
-                        &ops_cpu, fixture->device, error);
+                        &ops_cpu, fixture->device, NULL, error);
 }
 
 static int setup(void **state)
@@ -209,7 +209,8 @@ static struct clip decode_unclamped(struct fixture *fixture, const float *latent
     struct vae_pass pass;
     struct clip clip = clip_make(frames, height, width);
     vae_net_describe(&net, &fixture->config, true);
-    assert_true(vae_net_load(&net, fixture->weights, &ops_cpu, fixture->device, &fixture->error));
+    assert_true(
+        vae_net_load(&net, fixture->weights, &ops_cpu, fixture->device, NULL, &fixture->error));
     assert_true(vae_pass_begin(&pass, &net, 1, height, width, frames == 1, &fixture->error));
     vae_pass_start(&pass, height, width);
     for (int64_t t = 0; t < frames; t++) {
@@ -393,7 +394,7 @@ static void test_threads_do_not_matter(void **state)
     struct clip two = clip_make(FRAMES, HEIGHT, WIDTH);
     assert_true(ops_cpu.create(&device, 2, &fixture->error));
     assert_true(wan_vae_load(&vae, &fixture->config, WAN_VAE_DECODER, fixture->weights, &ops_cpu,
-                             device, &fixture->error));
+                             device, NULL, &fixture->error));
     assert_true(wan_vae_decode(vae, latents, FRAMES, HEIGHT, WIDTH, true, NULL, collect, &two, NULL,
                                &fixture->error));
     assert_memory_equal(one.values, two.values, (size_t)(one.frames * one.frame) * sizeof(float));
@@ -624,12 +625,12 @@ static void test_a_missing_half_is_refused(void **state)
     float latents[Z * FRAMES * HEIGHT * WIDTH] = {0};
     float *video = rule_video();
     assert_true(wan_vae_load(&vae, &fixture->config, WAN_VAE_ENCODER, fixture->weights, &ops_cpu,
-                             fixture->device, &fixture->error));
+                             fixture->device, NULL, &fixture->error));
     assert_true(decode_fails(fixture, vae, latents, NULL));
     assert_says(fixture, "without its decoder");
     wan_vae_free(vae);
     assert_true(wan_vae_load(&vae, &fixture->config, WAN_VAE_DECODER, fixture->weights, &ops_cpu,
-                             fixture->device, &fixture->error));
+                             fixture->device, NULL, &fixture->error));
     assert_false(
         wan_vae_encode(vae, video, 1, 8, 8, true, NULL, latents, NULL, NULL, &fixture->error));
     assert_says(fixture, "without its encoder");
@@ -645,9 +646,14 @@ static void test_weights_of_other_shapes_are_refused(void **state)
     struct wan_vae *vae = NULL;
     config.base_dim = 16;
     assert_false(wan_vae_load(&vae, &config, WAN_VAE_DECODER, fixture->weights, &ops_cpu,
-                              fixture->device, &fixture->error));
+                              fixture->device, NULL, &fixture->error));
     assert_null(vae);
     assert_says(fixture, "decoder.conv1.weight");
+    /* the same is found without loading */
+    assert_false(wan_vae_check(&config, WAN_VAE_DECODER, fixture->weights, &fixture->error));
+    assert_says(fixture, "decoder.conv1.weight");
+    assert_true(wan_vae_check(&fixture->config, WAN_VAE_DECODER | WAN_VAE_ENCODER, fixture->weights,
+                              &fixture->error));
 }
 
 static bool stop_at_two(void *user, int64_t done, int64_t total)
