@@ -31,8 +31,8 @@ static const char *portable_why_not(int32_t device)
 
 /* From CPU times of one thread of an AMD EPYC (Zen 5): 4 heads of 128, 512 to 2048 tokens, 75 %, 0
  * to 256 probe rows. 'draftattn bench' sets what comes of them beside what it finds. */
-static const struct backend_cost avx512_cost = {.row = 60, .apply = 1.4, .fit = 2.5};
-static const struct backend_cost avx2_cost = {.row = 45, .apply = 1, .fit = 2.1};
+static const struct backend_cost avx512_cost = {.row = 65, .apply = 1.5, .fit = 2.8};
+static const struct backend_cost avx2_cost = {.row = 50, .apply = 1.1, .fit = 2.4};
 static const struct backend_cost portable_cost = {.row = 20, .apply = 0.8, .fit = 1.4};
 
 const struct backend backend_avx512 =
