@@ -56,9 +56,9 @@ static draftattn_status check_arguments(const draftattn_plan *plan, const drafta
     draftattn_dtype in = problem->desc.in_dtype, out = problem->desc.out_dtype;
     int32_t head_dim = problem->desc.head_dim;
     TRY(workspace_check(plan, workspace, size));
-    TRY(tensor_check_input(problem, "q", q, in, head_dim));
-    TRY(tensor_check_input(problem, "k", k, in, head_dim));
-    TRY(tensor_check_input(problem, "v", v, in, head_dim));
+    TRY(tensor_check_input(problem, "q", q, in, head_dim, workspace, size));
+    TRY(tensor_check_input(problem, "k", k, in, head_dim, workspace, size));
+    TRY(tensor_check_input(problem, "v", v, in, head_dim, workspace, size));
     TRY(tensor_check_output(problem, "o", o, out, head_dim, workspace, size));
     RETURN_IF(o->data == q->data || o->data == k->data || o->data == v->data,
               DRAFTATTN_INVALID_ARGUMENT, "o is the same memory as q, k or v; it needs its own");

@@ -12,8 +12,10 @@ draftattn_status draftattn_draft_map(const draftattn_plan *plan, const draftattn
     const struct problem *problem = &plan->problem;
     const struct backend *backend = plan->context->backend;
     TRY(workspace_check(plan, workspace, workspace_size));
-    TRY(tensor_check_input(problem, "q", q, problem->desc.in_dtype, problem->desc.head_dim));
-    TRY(tensor_check_input(problem, "k", k, problem->desc.in_dtype, problem->desc.head_dim));
+    draftattn_dtype dtype = problem->desc.in_dtype;
+    int32_t head_dim = problem->desc.head_dim;
+    TRY(tensor_check_input(problem, "q", q, dtype, head_dim, workspace, workspace_size));
+    TRY(tensor_check_input(problem, "k", k, dtype, head_dim, workspace, workspace_size));
     struct run run = {.problem = problem,
                       .q = q,
                       .k = k,

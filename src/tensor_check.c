@@ -29,7 +29,7 @@ static int64_t extent(const draftattn_tensor *tensor)
 
 draftattn_status tensor_check_input(const struct problem *problem, const char *name,
                                     const draftattn_tensor *tensor, draftattn_dtype dtype,
-                                    int64_t last)
+                                    int64_t last, const void *workspace, size_t workspace_size)
 {
     const int64_t shape[4] = {problem->desc.batch, problem->desc.heads, problem->tokens, last};
     REFUSE_IF(!tensor || !tensor->data, "%s is NULL", name);
@@ -47,6 +47,9 @@ draftattn_status tensor_check_input(const struct problem *problem, const char *n
                   (long long)tensor->stride[i]);
     }
     REFUSE_IF(extent(tensor) < 0, "the strides of %s reach beyond 63 bits", name);
+    uintptr_t begin = (uintptr_t)tensor->data, other = (uintptr_t)workspace;
+    uintptr_t end = begin + (uintptr_t)extent(tensor) * dtype_size(dtype);
+    REFUSE_IF(begin < other + workspace_size && other < end, "%s overlaps the workspace", name);
     return DRAFTATTN_SUCCESS;
 }
 
@@ -74,13 +77,10 @@ draftattn_status tensor_check_output(const struct problem *problem, const char *
                                      const draftattn_tensor *tensor, draftattn_dtype dtype,
                                      int64_t last, const void *workspace, size_t workspace_size)
 {
-    TRY(tensor_check_input(problem, name, tensor, dtype, last));
+    TRY(tensor_check_input(problem, name, tensor, dtype, last, workspace, workspace_size));
     REFUSE_IF(!elements_apart(tensor),
               "%s with strides [%lld, %lld, %lld, %lld] may hold two elements in one place", name,
               (long long)tensor->stride[0], (long long)tensor->stride[1],
               (long long)tensor->stride[2], (long long)tensor->stride[3]);
-    uintptr_t begin = (uintptr_t)tensor->data, other = (uintptr_t)workspace;
-    uintptr_t end = begin + (uintptr_t)extent(tensor) * dtype_size(dtype);
-    REFUSE_IF(begin < other + workspace_size && other < end, "%s overlaps the workspace", name);
     return DRAFTATTN_SUCCESS;
 }

@@ -3,13 +3,13 @@
 
 #include "backend.h"
 
-/* A tensor that is read: dtype, shape [batch, heads, tokens, last], strides within 63 bits. */
+/* A tensor that is read: dtype, shape [batch, heads, tokens, last], strides within 63 bits, nothing
+ * of it in the workspace. */
 draftattn_status tensor_check_input(const struct problem *problem, const char *name,
                                     const draftattn_tensor *tensor, draftattn_dtype dtype,
-                                    int64_t last);
+                                    int64_t last, const void *workspace, size_t workspace_size);
 
-/* The same for one that is written: no two elements may share a place, and none may lie in the
- * workspace. */
+/* The same for one that is written: and no two elements may share a place. */
 draftattn_status tensor_check_output(const struct problem *problem, const char *name,
                                      const draftattn_tensor *tensor, draftattn_dtype dtype,
                                      int64_t last, const void *workspace, size_t workspace_size);

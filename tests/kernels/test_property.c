@@ -1,7 +1,9 @@
 /*
  * What holds for every problem, over random grids from 1x1x1 to 33x45x80: the output is that of the
  * double reference on the list that was used (large grids on sampled rows), density 1 is dense
- * attention, block order and raster order say the same, and threads change no bit.
+ * attention, block order and raster order say the same, layouts and threads change no bit.
+ *
+ *     test_property [--seed N]    other random grids
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,8 +28,16 @@ struct outcome {
     float *q, *k, *v, *o, *lse;
     int64_t *order;
     int64_t tokens, rows; /* rows = batch * heads * tokens */
+    bool woven;           /* [tokens][heads][head_dim]; else [heads][tokens][head_dim] */
     draftattn_stats stats;
 };
+
+/* Where a row of the usual layout goes in the woven one. One batch entry. */
+static int64_t woven_row(const struct outcome *outcome, const draftattn_plan_desc *desc,
+                         int64_t row)
+{
+    return row % outcome->tokens * desc->heads + row / outcome->tokens;
+}
 
 static draftattn_tensor tensor_of(const draftattn_plan_desc *desc, int64_t tokens, float *data,
                                   int64_t width)
@@ -93,6 +103,11 @@ static void run(struct outcome *outcome, const draftattn_plan_desc *desc, int32_
     draftattn_tensor v = tensor_of(desc, outcome->tokens, outcome->v, desc->head_dim);
     draftattn_tensor o = tensor_of(desc, outcome->tokens, outcome->o, desc->head_dim);
     draftattn_tensor lse = tensor_of(desc, outcome->tokens, outcome->lse, 1);
+    draftattn_tensor *rows[] = {&q, &k, &v, &o};
+    for (int i = 0; outcome->woven && i < 4; i++) {
+        rows[i]->stride[1] = desc->head_dim;
+        rows[i]->stride[2] = (int64_t)desc->heads * desc->head_dim;
+    }
     assert_int_equal(draftattn_run(plan, NULL, &q, &k, &v, &o, &lse, NULL, workspace, size, NULL),
                      DRAFTATTN_SUCCESS);
     assert_int_equal(draftattn_read_stats(plan, workspace, &outcome->stats, NULL),
@@ -158,9 +173,8 @@ static struct test_case case_of(int64_t frames, int64_t height, int64_t width, d
 static void test_grids_match_reference(void **state)
 {
     draftattn_context *context;
-    struct random random = {7};
+    struct random random = {*(const uint64_t *)*state};
 
-    (void)state;
     assert_int_equal(draftattn_context_create(&context, NULL), DRAFTATTN_SUCCESS);
     for (int i = 0; i < 60; i++) {
         /* Skewed to small sizes, where the edges are; one side in ten is 1. */
@@ -275,6 +289,37 @@ static void test_orders_agree(void **state)
     free_outcome(&block);
 }
 
+/* Rows that are read where they lie and rows that had to be copied, group by group of heads, give
+ * the same bits. */
+static void test_layouts_agree(void **state)
+{
+    draftattn_plan_desc desc = plan_of(5, 31, 29, 20);
+    struct outcome apart = {0}, woven = {0};
+
+    (void)state;
+    desc.heads = 3;
+    desc.sparsity = 0.8;
+    desc.probes = 150, desc.repair = 1;
+    make_inputs(&apart, &desc, 23);
+    make_inputs(&woven, &desc, 23);
+    run(&apart, &desc, 1);
+    for (int64_t row = 0; row < apart.rows; row++) {
+        int64_t from = row * desc.head_dim, to = woven_row(&apart, &desc, row) * desc.head_dim;
+        size_t bytes = (size_t)desc.head_dim * sizeof(float);
+        memcpy(woven.q + to, apart.q + from, bytes);
+        memcpy(woven.k + to, apart.k + from, bytes);
+        memcpy(woven.v + to, apart.v + from, bytes);
+    }
+    woven.woven = true;
+    run(&woven, &desc, 1);
+    for (int64_t row = 0; row < apart.rows; row++) {
+        assert_memory_equal(woven.o + woven_row(&apart, &desc, row) * desc.head_dim,
+                            apart.o + row * desc.head_dim, (size_t)desc.head_dim * sizeof(float));
+    }
+    free_outcome(&apart);
+    free_outcome(&woven);
+}
+
 /* Elements lie further apart than 32 bits can count; pages that nobody touches cost nothing. */
 static void test_strides_beyond_32_bits(void **state)
 {
@@ -347,14 +392,23 @@ static void test_probes_meet_every_place(void **state)
     }
 }
 
-int main(void)
+int main(int count, char **words)
 {
+    uint64_t seed = 7;
+
+    if (count == 3 && strcmp(words[1], "--seed") == 0) {
+        seed = strtoull(words[2], NULL, 10);
+    } else if (count != 1) {
+        fprintf(stderr, "usage: %s [--seed N]\n", words[0]);
+        return 2;
+    }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_grids_match_reference),
+        cmocka_unit_test_prestate(test_grids_match_reference, &seed),
         cmocka_unit_test(test_large_grids_match_reference),
         cmocka_unit_test(test_density_one_is_dense),
         cmocka_unit_test(test_threads_change_no_bit),
         cmocka_unit_test(test_orders_agree),
+        cmocka_unit_test(test_layouts_agree),
         cmocka_unit_test(test_strides_beyond_32_bits),
         cmocka_unit_test(test_probes_meet_every_place),
     };

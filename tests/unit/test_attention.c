@@ -225,6 +225,7 @@ static void test_wrong_arguments_are_refused(void **state)
     REFUSED(tv.shape[2], 5, "v has shape [2, 2, 5, 64]");
     REFUSED(tq.stride[1], -1, "q.stride[1] is -1");
     REFUSED(tk.stride[0], INT64_MAX, "k reach beyond 63 bits");
+    REFUSED(tv.data, (char *)test.workspace + test.workspace_size - 4, "v overlaps the workspace");
     REFUSED(to.stride[2], 63, "o with strides");
     REFUSED(to.stride[1], 0, "o with strides");
     REFUSED(to.data, test.q, "o is the same memory");
