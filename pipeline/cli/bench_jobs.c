@@ -1,8 +1,9 @@
 /*
- * Owns what is measured in the time there is. Kernels come fastest first and grids smallest first.
- * A job gets an equal share of the time that is left for as many heads and runs as fit, one of each
- * if all that is left allows it, else it is left out and says what it would take. Times are
- * estimated from the rate that the kernel had on the grid before, at first on a small one.
+ * Owns what is measured in the time there is: small jobs of all kernels first, then the large ones,
+ * fastest kernel and smallest grid first. A job gets an equal share of the time that is left for as
+ * many heads and runs as fit, one of each if all that is left allows it, else it is left out and
+ * says what it would take. Times are estimated from the rate that the kernel had on the grid
+ * before, at first on a small one.
  */
 #include "bench_jobs.h"
 
@@ -18,6 +19,9 @@
 
 /* Of dense time, what a sparse run takes beyond its density: means, probe rows, repair. */
 #define SPARSE_EXTRA 0.15
+
+/* Jobs that take at most this share of the time go first, on all kernels. */
+#define SMALL_SHARE 0.05
 
 /* Share of the time for the break-even of all kernels, and runs that the heads leave room for. */
 #define BREAK_EVEN_SHARE  0.2
@@ -35,6 +39,7 @@ struct session {
     struct console *console;
     struct bench_report *report;
     double deadline;
+    double rates[BENCH_MAX_KERNELS]; /* operations a second, as last seen */
     int jobs_left;
     bool refused; /* a setting, by the library */
 };
@@ -174,29 +179,35 @@ static bool measure(const struct session *s, struct bench_result *result, int ru
     return ok;
 }
 
-/* False after Ctrl-C alone; what the library or memory refuses is left out with its words. */
-static bool run_job(struct session *s, struct bench_result *result, double *rate,
-                    struct error *error)
+static void leave_out(struct bench_result *result, double takes, double left)
 {
-    const struct bench_settings *set = s->settings;
     const struct bench_grid *grid = result->grid;
-    const struct estimate e = estimate(s, grid, *rate);
-    double left = s->deadline - clock_seconds(), share = left / s->jobs_left--;
     char name[96];
     bench_grid_name(grid, name, sizeof name);
-    if (e.turn + e.warm_up > left) {
-        snprintf(result->why, sizeof result->why,
-                 "one head takes about %.0f s, %.0f s of the time limit are left (%s%s --kernel %s "
-                 "--time-limit %.0f)",
-                 e.turn + e.warm_up, fmax(left, 0), grid->name ? "--preset " : "--grid ", name,
-                 result->kernel->name, ceil(1.5 * (e.turn + e.warm_up) / 10) * 10);
+    snprintf(result->why, sizeof result->why,
+             "one head takes about %.*f s, %.0f s of the time limit are left (%s%s --kernel %s "
+             "--time-limit %.0f)",
+             takes < 10, takes, fmax(left, 0), grid->name ? "--preset " : "--grid ", name,
+             result->kernel->name, ceil(1.5 * takes / 10) * 10);
+}
+
+/* False after Ctrl-C alone; what the library or memory refuses is left out with its words. */
+static bool run_job(struct session *s, struct bench_result *result, const struct estimate *e,
+                    double *rate, struct error *error)
+{
+    const struct bench_settings *set = s->settings;
+    double left = s->deadline - clock_seconds(), share = left / s->jobs_left--;
+    char name[96];
+    if (e->turn + e->warm_up > left) {
+        leave_out(result, e->turn + e->warm_up, left);
         return true;
     }
-    result->heads = choose_heads(grid, &e, share, set->runs);
-    int runs = choose_runs(&e, share, result->heads, set->runs);
+    result->heads = choose_heads(result->grid, e, share, set->runs);
+    int runs = choose_runs(e, share, result->heads, set->runs);
+    bench_grid_name(result->grid, name, sizeof name);
     console_print(s->console, "%s on %s: %d of %d heads, %d run%s, about %.2g s\n", name,
-                  result->kernel->name, result->heads, grid->heads, runs, runs == 1 ? "" : "s",
-                  result->heads * (runs * e.turn + e.warm_up));
+                  result->kernel->name, result->heads, result->grid->heads, runs,
+                  runs == 1 ? "" : "s", result->heads * (runs * e->turn + e->warm_up));
     struct error why = {0};
     if (!measure(s, result, runs, &why)) {
         if (why.interrupted) {
@@ -251,28 +262,38 @@ static bool fits(const draftattn_kernel_info *kernel, int32_t head_dim)
     return kernel->head_dim == 0 || kernel->head_dim == head_dim;
 }
 
-static bool run_kernel(struct session *s, const draftattn_kernel_info *kernel, struct error *error)
+/* Peak, first rate and break-even of a kernel; its results begin, yet to be filled. */
+static bool begin_kernel(struct session *s, int index, struct error *error)
 {
     const struct bench_settings *set = s->settings;
-    double *peak = &s->report->peak[kernel->backend], rate = 0;
-    int first = 0;
+    const draftattn_kernel_info *kernel = &set->kernels[index];
+    double *peak = &s->report->peak[kernel->backend], *rate = &s->rates[index];
+    int first = s->report->result_count;
+    for (int g = 0; g < set->grid_count; g++)
+        if (fits(kernel, set->grids[g].head_dim))
+            s->report->results[s->report->result_count++] =
+                (struct bench_result){.grid = &set->grids[g], .kernel = kernel};
+    if (s->report->result_count == first)
+        return true;
+    s->jobs_left += s->report->result_count - first;
     if (*peak == 0)
         *peak = bench_peak(kernel->backend, set->threads);
-    while (first < set->grid_count && !fits(kernel, set->grids[first].head_dim))
-        first++;
-    if (first == set->grid_count)
-        return true;
-    if (!first_rate(s, kernel, set->grids[first].head_dim, &rate, error))
+    if (!first_rate(s, kernel, s->report->results[first].grid->head_dim, rate, error))
         return false;
-    if (set->break_even && fits(kernel, set->break_even_head_dim) &&
-        !run_break_even(s, kernel, rate, error))
-        return false;
-    for (int i = first; i < set->grid_count; i++) {
-        if (!fits(kernel, set->grids[i].head_dim))
+    return !set->break_even || !fits(kernel, set->break_even_head_dim) ||
+           run_break_even(s, kernel, *rate, error);
+}
+
+static bool run_jobs(struct session *s, bool small, struct error *error)
+{
+    for (int i = 0; i < s->report->result_count; i++) {
+        struct bench_result *result = &s->report->results[i];
+        double *rate = &s->rates[result->kernel - s->settings->kernels];
+        const struct estimate e = estimate(s, result->grid, *rate);
+        bool done = result->row_count > 0 || result->why[0];
+        if (done || (small && e.turn > SMALL_SHARE * s->settings->limit))
             continue;
-        struct bench_result *result = &s->report->results[s->report->result_count++];
-        *result = (struct bench_result){.grid = &set->grids[i], .kernel = kernel};
-        if (!run_job(s, result, &rate, error))
+        if (!run_job(s, result, &e, rate, error))
             return false;
     }
     return true;
@@ -306,11 +327,10 @@ bool bench_jobs_run(const struct bench_settings *settings, struct console *conso
                               .report = report,
                               .deadline = clock_seconds() + settings->limit};
     for (int k = 0; k < settings->kernel_count; k++)
-        for (int g = 0; g < settings->grid_count; g++)
-            session.jobs_left += fits(&settings->kernels[k], settings->grids[g].head_dim);
-    for (int k = 0; k < settings->kernel_count; k++)
-        if (!run_kernel(&session, &settings->kernels[k], error))
+        if (!begin_kernel(&session, k, error))
             return false;
+    if (!run_jobs(&session, true, error) || !run_jobs(&session, false, error))
+        return false;
     return anything_measured(&session, error);
 }
 
