@@ -1,8 +1,13 @@
-/* The one piece of state that a signal handler can share: a flag. */
+/*
+ * The one piece of state that a signal handler can share: a flag. And the end of the program where
+ * a mapped file loses bytes under it, or its disk fails: reading on is not possible, and checking
+ * the file before each read would still leave a moment in between.
+ */
 #include "interrupt.h"
 
 #include <signal.h>
 #include <stddef.h>
+#include <unistd.h>
 
 static volatile sig_atomic_t requested;
 
@@ -22,6 +27,17 @@ static void take(int signal_number)
         sigaction(signal_number, &action, NULL);
 }
 
+/* Nothing but write() and _exit() may be called here. */
+static void lose_file(int signal_number)
+{
+    static const char text[] =
+        "\ndraftattn: a file of the model was changed or cut short while it was read, or its disk "
+        "failed; run again once it is complete\n";
+    (void)signal_number;
+    (void)!write(STDERR_FILENO, text, sizeof text - 1);
+    _exit(1);
+}
+
 void interrupt_install(void)
 {
     take(SIGINT);
@@ -31,6 +47,9 @@ void interrupt_install(void)
     sigemptyset(&ignore.sa_mask);
     sigaction(SIGXFSZ, &ignore, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
+    struct sigaction lose = {.sa_handler = lose_file};
+    sigemptyset(&lose.sa_mask);
+    sigaction(SIGBUS, &lose, NULL);
 }
 
 bool interrupt_requested(void)

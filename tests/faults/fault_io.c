@@ -5,6 +5,8 @@
  *
  *     FAULT_KILL_AT=12         SIGKILL at the 12th operation on files
  *     FAULT_DISK_BYTES=4096    writing fails with ENOSPC once so many bytes are written
+ *     FAULT_CUT=FILE           cuts FILE to a page as soon as it is mapped for the second time: the
+ *                              first time its header is checked, the second it is read
  *     FAULT_COUNT=FILE         writes to FILE how many operations and bytes there were
  */
 #define _GNU_SOURCE
@@ -16,11 +18,13 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static atomic_llong operations, bytes;
+static atomic_llong operations, bytes, mappings;
 
 static long long setting(const char *name)
 {
@@ -106,6 +110,19 @@ int fsync(int fd)
 {
     operation();
     return NEXT(int (*)(int), "fsync")(fd);
+}
+
+void *mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset)
+{
+    const char *cut = getenv("FAULT_CUT");
+    struct stat mapped, wanted;
+    void *mapping = NEXT(void *(*)(void *, size_t, int, int, int, off_t),
+                         "mmap")(at, size, protection, flags, fd, offset);
+    if (cut && fd >= 0 && fstat(fd, &mapped) == 0 && stat(cut, &wanted) == 0 &&
+        mapped.st_ino == wanted.st_ino && mapped.st_dev == wanted.st_dev &&
+        atomic_fetch_add(&mappings, 1) == 1)
+        (void)!truncate(cut, 4096);
+    return mapping;
 }
 
 int open(const char *path, int flags, ...)

@@ -4,7 +4,7 @@
 Run by CTest, or by hand with more rounds:
 DRAFTATTN_PROGRAM=build/release/bin/draftattn DRAFTATTN_TEST_MODEL=samples/tiny-world/checkpoint \
     DRAFTATTN_FAULT_IO=build/release/tests/faults/libfault_io.so DRAFTATTN_FAULT_ROUNDS=50 \
-    python3 tests/faults/faults_test.py [Killed|FullDisk]
+    python3 tests/faults/faults_test.py [Killed|CutShort|FullDisk]
 """
 import os
 import random
@@ -20,7 +20,8 @@ import zlib
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "cli"))
 # pylint: disable=wrong-import-position
-from cli_common import PROGRAM, SANITIZED, Case, generate, split_safetensors
+from cli_common import (PROGRAM, SANITIZED, TEXT_ENCODER, TRANSFORMER, VAE, Case, generate,
+                        read_model_file, split_safetensors)
 
 FAULT_IO = os.environ["DRAFTATTN_FAULT_IO"]
 ROUNDS = int(os.environ.get("DRAFTATTN_FAULT_ROUNDS", "4"))
@@ -147,6 +148,25 @@ class Killed(Faults):
             self.succeed(*arguments)
             self.assertEqual(self.check_files(), left)
             self.clear()
+
+
+class CutShort(Faults):
+    """A model's file that loses bytes while it is mapped, as by a download that begins again."""
+
+    def test_weights(self):
+        if SANITIZED:
+            self.skipTest("the sanitizer's library wants to be the first one loaded")
+        for name in (TEXT_ENCODER, TRANSFORMER, VAE):
+            with self.subTest(name=name):
+                root = self.model_copy()
+                self.replace(root, name, read_model_file(name))
+                done = self.run_program(*generate("-m", root), env=self.preload(
+                    FAULT_CUT=os.path.join(root, name)))
+                shutil.rmtree(root)
+                text = done.stderr.decode(errors="replace")
+                self.assertEqual(done.returncode, 1, text)
+                self.assertIn("draftattn: a file of the model was changed or cut short", text)
+                self.assertEqual(self.files(), [])
 
 
 class FullDisk(Faults):

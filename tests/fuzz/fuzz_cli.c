@@ -1,12 +1,16 @@
 /*
  * Command lines, one argument a line, the command's name first. Every option table parses them;
  * then the commands themselves run, up to the point where the work would begin: the linker puts
- * this file's generate_run() and decode_video() in place of the real ones.
+ * this file's generate_run() and so on in place of the real ones.
  */
 #define _GNU_SOURCE
 #include "fuzz_input.h"
 
+#include "unit/scratch.h"
+
+#include "cli/bench_jobs.h"
 #include "cli/command.h"
+#include "compare.h"
 #include "decode_video.h"
 #include "generate.h"
 
@@ -19,17 +23,22 @@ static union {
     char bytes[1 << 16];
 } fields;
 
-static const struct command_spec *const specs[] = {&generate_command, &decode_command,
-                                                   &inspect_command, &info_command};
+static const struct command_spec *const specs[] = {&generate_command, &compare_command,
+                                                   &bench_command,    &decode_command,
+                                                   &inspect_command,  &info_command};
 
-static bool (*const commands[])(int argc, char *const *argv,
-                                struct error *error) = {cmd_generate, cmd_decode, cmd_inspect};
+/* All but info, whose arguments are flags alone, and which asks FFmpeg for its encoders. */
+static bool (*const commands[])(int argc, char *const *argv, struct error *error) = {
+    cmd_generate, cmd_compare, cmd_bench, cmd_decode, cmd_inspect};
 
 bool __wrap_generate_run(const struct model *model, const struct generate_settings *settings,
                          const struct generate_events *events, struct generate_report *report,
                          struct error *error);
 bool __wrap_decode_video(const struct decode_video *job, struct decode_video_times *times,
                          struct error *error);
+bool __wrap_compare_run(const struct compare_job *job, struct comparison *out, struct error *error);
+bool __wrap_bench_jobs_run(const struct bench_settings *settings, struct console *console,
+                           struct bench_report *report, struct error *error);
 
 bool __wrap_generate_run(const struct model *model, const struct generate_settings *settings,
                          const struct generate_events *events, struct generate_report *report,
@@ -49,6 +58,47 @@ bool __wrap_decode_video(const struct decode_video *job, struct decode_video_tim
 {
     (void)job, (void)times;
     return error_set(error, "not run");
+}
+
+bool __wrap_compare_run(const struct compare_job *job, struct comparison *out, struct error *error)
+{
+    (void)out;
+    if (job->variant_count < 2 || job->place_count < 0)
+        abort();
+    for (int64_t i = 0; i < job->variant_count; i++) {
+        double sparsity = job->variants[i].attention.sparsity;
+        if (!(sparsity < 1) || !job->variants[i].label[0])
+            abort();
+    }
+    return error_set(error, "not run");
+}
+
+bool __wrap_bench_jobs_run(const struct bench_settings *settings, struct console *console,
+                           struct bench_report *report, struct error *error)
+{
+    (void)console;
+    *report = (struct bench_report){0};
+    if (settings->grid_count < 1 || settings->kernel_count < 1 || settings->sparsity_count < 1 ||
+        settings->grid_count > BENCH_MAX_GRIDS || settings->kernel_count > BENCH_MAX_KERNELS ||
+        settings->sparsity_count > BENCH_MAX_SPARSITY || settings->runs < 1)
+        abort();
+    return error_set(error, "not run");
+}
+
+/* compare makes its folder where we stand. */
+static struct scratch scratch;
+
+static void close_scratch(void)
+{
+    scratch_close(&scratch);
+}
+
+static void prepare(void)
+{
+    if (scratch_open(&scratch) != 0 || chdir(scratch.root) != 0)
+        abort();
+    atexit(close_scratch);
+    setenv("DRAFTATTN_MODEL", MODEL, 1);
 }
 
 static void parse_everywhere(int argc, char *const *argv)
@@ -91,7 +141,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     char *text = fuzz_text(data, size), *argv[MAX_ARGUMENTS + 1] = {0};
     int argc = 0;
-    setenv("DRAFTATTN_MODEL", MODEL, 1);
+    if (!scratch.root[0])
+        prepare();
     for (char *line = text; line && argc < MAX_ARGUMENTS;) {
         argv[argc++] = line;
         line = strchr(line, '\n');
