@@ -54,6 +54,32 @@ TEST_PROMPTS = [
     "right",
 ]
 
+# Every sky, ground, shape and motion, one object or two: what judge.py judges by.
+JUDGE_PROMPTS = TEST_PROMPTS + [
+    "a small pink ball rises into the air on grass on a sunny day",
+    "a big white cube spins on green grass while a small blue ball bounces at sunset",
+    "a big orange ball circles around on a grassy field at night",
+    "a small yellow cube slides to the left on grass and a big pink ball stays still at night",
+    "a big purple cube slides to the right on sand under a blue sky",
+    "a small green ball bounces up and down on a sandy desert while a big red cube spins in place "
+    "on a sunny day",
+    "a big blue ball spins on sand at sunset, the camera pans left",
+    "a small white cube rises into the air on a sandy desert at night",
+    "a big red ball rolls to the left on sand while a small white ball stays still at night",
+    "a big purple ball rolls right on a snowy field while a small green cube floats up under a "
+    "blue sky",
+    "a small red cube moves in a circle on snow at sunset",
+    "a big yellow cube bounces on snow while a big blue cube stays still at sunset",
+    "a small orange ball bounces up and down on snow at night, the camera zooms in",
+    "a big green ball rises into the air on a snowy field and a small pink cube spins at night",
+    "a big pink cube bounces on a checkerboard floor while a small orange ball rolls to the right "
+    "on a sunny day",
+    "a small purple ball circles around on a checkered floor at sunset, the camera orbits",
+    "a big green cube slides to the left on a checkerboard floor while a small yellow ball does "
+    "not move at sunset",
+    "a big white ball bounces on a checkered floor at night, the camera pans right",
+]
+
 
 def autocast():
     return torch.autocast(DEVICE, torch.bfloat16, enabled=DEVICE == "cuda")
@@ -93,6 +119,12 @@ class Work:
             part[key] = value
             size += bytes_
         save_file(part, self.path(f"{name}-{count}.safetensors"))
+
+    def forget(self, name):
+        count = 0
+        while os.path.exists(path := self.path(f"{name}-{count}.safetensors")):
+            os.remove(path)
+            count += 1
 
     def load(self, name):
         """An empty dict where nothing was saved."""

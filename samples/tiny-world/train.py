@@ -6,9 +6,11 @@ from there. Do not run two stages in one work folder at once.
 
 import argparse
 
+import judge
 import transformer
 import vae
-from settings import Work
+import world
+from settings import JUDGE_PROMPTS, Work
 
 
 def size(text):
@@ -43,6 +45,10 @@ def arguments():
     p.add_argument("sizes", type=size, nargs="*", default=[(256, 256, 33)], metavar="WxHxFRAMES")
     p.add_argument("--steps", type=int, default=20)
     p.add_argument("--guidance", type=float, default=4.0)
+    p = stages.add_parser("judge", help="sky and ground of the judge's prompts, and contact sheets")
+    p.add_argument("size", type=size, nargs="?", default=(256, 256, 33), metavar="WxHxFRAMES")
+    p.add_argument("--steps", type=int, default=12)
+    p.add_argument("--guidance", type=float, default=4.0)
     return parser.parse_args()
 
 
@@ -57,8 +63,12 @@ def main():
         vae.train(work, a.seconds, a.size)
     elif a.stage == "dit":
         transformer.train(work, a.seconds, a.rate, a.large, a.fill, a.decay, a.seed)
-    else:
+    elif a.stage == "sample":
         transformer.sample(work, a.sizes, a.steps, a.guidance)
+    else:
+        videos = transformer.Sampler(work).videos(JUDGE_PROMPTS, a.size, a.steps, a.guidance)
+        judge.judge(videos)
+        world.sheets(videos, work.path("judge"), height=min(a.size[1], 160))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ SIZES = [
     (49, 288, 512, 384, 10, 0.25),
     (65, 512, 512, 224, 3, 0.4),
 ]
+OBJECT_WEIGHT = 6.0
 
 
 class Attention:
@@ -187,17 +188,23 @@ class Latents:
         self.shape, self.shift, self.at = size[:3], flow_shift(*size[:3]), 0
         shape = latent_shape(frames, height, width)
         self.latents = torch.empty(kept, *shape, dtype=torch.float16, device=DEVICE)
+        self.where = torch.empty(kept, 1, *shape[1:], dtype=torch.float16, device=DEVICE)
         self.ids = torch.zeros(2, kept, TOKENS, dtype=torch.long, device=DEVICE)
         self.each = max(1, min(8, 8 * 33 * 256 * 256 // (frames * height * width)))
 
     def add(self, count):
         for _ in range(0, count, self.each):
-            videos, captions = world.batch(self.random, self.each, *self.shape, device=DEVICE)
+            videos, captions, where = world.batch(
+                self.random, self.each, *self.shape, device=DEVICE
+            )
             with torch.no_grad(), autocast():
                 z = (video_vae.encode(self.vae, videos)[0] - self.vae.mean) / self.vae.std
             at = (self.at + torch.arange(self.each, device=DEVICE)) % len(self.latents)
             self.at += self.each
             self.latents[at] = z.half()
+            first, rest = where[:, :, :1], where[:, :, 1:]
+            pooled = [F.max_pool3d(first, (1, 8, 8)), F.max_pool3d(rest, (4, 8, 8))]
+            self.where[at] = torch.cat(pooled, 2).half()
             self.ids[:, at] = token_ids(self.tokenizer, captions)
 
     def fill(self, seconds):
@@ -210,7 +217,7 @@ class Latents:
 
     def draw(self):
         at = torch.randint(0, min(self.at, len(self.latents)), (self.batch,), device=DEVICE)
-        return self.latents[at].float(), self.ids[:, at]
+        return self.latents[at].float(), self.where[at].float(), self.ids[:, at]
 
 
 def measure_latents(work, vae, count=96):
@@ -219,7 +226,7 @@ def measure_latents(work, vae, count=96):
     rnd, z = random.Random(4242), []
     with torch.no_grad(), autocast():
         for _ in range(0, count, 8):
-            videos, _ = world.batch(rnd, 8, 33, 256, 256, device=DEVICE)
+            videos, _, _ = world.batch(rnd, 8, 33, 256, 256, device=DEVICE)
             z.append(video_vae.encode(vae, videos)[0])
     z = torch.cat(z)
     rounded = lambda values: torch.tensor([round(float(v), 4) for v in values])
@@ -239,9 +246,10 @@ def load_vae(work):
 # ---------------------------------------------------------------- training
 
 
-def flow_loss(transformer, text_encoder, empty, latents, ids, shift):
+def flow_loss(transformer, text_encoder, empty, latents, where, ids, shift):
     """Flow matching: x = (1 - s) z + s e, target e - z; 10 % of the captions are dropped for guidance.
-    Half of the noise levels are logit-normal, half uniform with some pure noise: with the logit-normal
+    Returns the squared error, weighted for training and as it is. Objects weigh more, but less the
+    more noise there is: where they could be anywhere, a weight would make them likely everywhere. Half of the noise levels are logit-normal, half uniform with some pure noise: with the logit-normal
     law alone the first sampling steps, which choose the sky and the ground, hardly get any training, and
     the caption is ignored there."""
     n = len(latents)
@@ -261,7 +269,9 @@ def flow_loss(transformer, text_encoder, empty, latents, ids, shift):
             encoder_hidden_states=context(text_encoder, ids),
             return_dict=False,
         )[0]
-    return F.mse_loss(velocity.float(), noise - latents)
+    error = (velocity.float() - (noise - latents)).square()
+    weight = 1 + OBJECT_WEIGHT * where * (1 - level)
+    return (weight * error).mean(), error.detach().mean()
 
 
 def use_fast_attention(transformer, compile_blocks=False):
@@ -310,23 +320,24 @@ def train(work, seconds, rate, large_share, fill_seconds, decay, seed):
         k = 0
         if len(pools) > 1 and step > 300 and random.random() < large_share:
             k = random.choices(range(1, len(pools)), [size[-1] for size in SIZES[1:]])[0]
-        if step % 8 == 0:
-            pools[0].add(8)
-        loss = flow_loss(transformer, text_encoder, empty, *pools[k].draw(), pools[k].shift)
+        if counts[k] % 16 == 0:
+            pools[k].add(min(8, pools[k].each))
+        loss, error = flow_loss(transformer, text_encoder, empty, *pools[k].draw(), pools[k].shift)
         loss.backward()
         scale = min(1, (step + 1) / 150) * min(1, max(0.01, (1 - share) / decay))
         norm = optimizer.step(scale)
         step += 1
         counts[k] += 1
         average.update(step)
-        loss = loss.detach()
-        logs[k] = loss if logs[k] is None else logs[k].lerp(loss, 0.02)
+        logs[k] = error if logs[k] is None else logs[k].lerp(error, 0.02)
         if step % 250 == 0 or step in (1, 20):
             means = " / ".join(f"{float(m):.4f}" for m in logs if m is not None)
             print(
                 f"{step} {time.time() - begun:.0f} s, loss {means}, gradient {float(norm):.2f}",
                 flush=True,
             )
+        if step % 2000 == 0:
+            work.save("dit", {name: value for (name, _), value in zip(named, average.values)})
     average.apply()
     work.save("dit", dict(named))
     print(f"{step} steps, by size {counts}, {gpu_memory()} MiB")
@@ -345,34 +356,46 @@ def velocities(transformer, x, t, text):
     return torch.cat([one(i).float() for i in range(len(x))])
 
 
-def sample(work, sizes, steps, guidance):
-    """Contact sheets of the test prompts, one a size."""
-    from diffusers import UniPCMultistepScheduler
+class Sampler:
+    """The weights of the work folder, ready to draw videos."""
 
-    vae, tokenizer = load_vae(work), open_tokenizer(work)
-    transformer, text_encoder = make()
-    if not load(work, transformer, text_encoder):
-        raise SystemExit(f"{work.folder}: no transformer there yet; run the stage dit first")
-    use_fast_attention(transformer)
-    n = len(TEST_PROMPTS)
-    with torch.no_grad(), autocast():
-        prompt = context(text_encoder, token_ids(tokenizer, TEST_PROMPTS))
-        empty = context(text_encoder, token_ids(tokenizer, [""] * n))
-        for width, height, frames in sizes:
-            shift = flow_shift(frames, height, width)
-            scheduler = UniPCMultistepScheduler(**SCHEDULER, flow_shift=shift)
-            scheduler.set_timesteps(steps)
-            generator = torch.Generator(DEVICE).manual_seed(0)
-            shape = latent_shape(frames, height, width)
-            x = torch.randn(n, *shape, device=DEVICE, generator=generator)
+    def __init__(self, work):
+        self.vae, self.tokenizer = load_vae(work), open_tokenizer(work)
+        self.transformer, self.text_encoder = make()
+        if not load(work, self.transformer, self.text_encoder):
+            raise SystemExit(f"{work.folder}: no transformer there yet; run the stage dit first")
+        use_fast_attention(self.transformer)
+
+    @torch.no_grad()
+    def videos(self, prompts, size, steps, guidance):
+        """One video a prompt, [3, frames, height, width] in [-1, 1]."""
+        from diffusers import UniPCMultistepScheduler
+
+        width, height, frames = size
+        shape = latent_shape(frames, height, width)
+        scheduler = UniPCMultistepScheduler(
+            **SCHEDULER, flow_shift=flow_shift(frames, height, width)
+        )
+        scheduler.set_timesteps(steps)
+        generator = torch.Generator(DEVICE).manual_seed(0)
+        x = torch.randn(len(prompts), *shape, device=DEVICE, generator=generator)
+        with autocast():
+            prompt = context(self.text_encoder, token_ids(self.tokenizer, prompts))
+            empty = context(self.text_encoder, token_ids(self.tokenizer, [""] * len(prompts)))
             for t in scheduler.timesteps:
-                with_text = velocities(transformer, x, t, prompt)
-                without = velocities(transformer, x, t, empty)
+                with_text = velocities(self.transformer, x, t, prompt)
+                without = velocities(self.transformer, x, t, empty)
                 v = without + guidance * (with_text - without)
                 x = scheduler.step(v, t, x, return_dict=False)[0]
-            videos = [
-                video_vae.decode(vae, z[None] * vae.std + vae.mean)[0].clamp(-1, 1).cpu() for z in x
-            ]
-            path = work.path(f"sample-{width}x{height}x{frames}.png")
-            world.sheet(videos, path, height=min(height, 192))
-            print(f"{path}: deviation of the latents {x.std().item():.3f}", flush=True)
+            z = x * self.vae.std + self.vae.mean
+            return [video_vae.decode(self.vae, one[None])[0].clamp(-1, 1).cpu() for one in z]
+
+
+def sample(work, sizes, steps, guidance):
+    """Contact sheets of the test prompts, one a size."""
+    sampler = Sampler(work)
+    for size in sizes:
+        videos = sampler.videos(TEST_PROMPTS, size, steps, guidance)
+        path = work.path("sample-{}x{}x{}.png".format(*size))
+        world.sheet(videos, path, height=min(size[1], 192))
+        print(path, flush=True)

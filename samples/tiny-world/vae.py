@@ -19,6 +19,7 @@ from settings import DEVICE, VAE, autocast, gpu_memory
 # Causal 3x3x3 convolutions as 3x3 convolutions over three stacked frames: a little faster than
 # conv3d in bfloat16.
 STACK = True
+OBJECT_WEIGHT = 4.0
 
 
 def pad_front(x):
@@ -187,11 +188,11 @@ def check():
         )
 
 
-def pyramid_loss(y, x):
+def pyramid_loss(y, x, where):
     """L1, squared error, gradients, and L1 of 2x, 4x and 8x averages (the last keep colours from
-    drifting)."""
-    d = y - x
-    loss = d.abs().mean() + 3.0 * (d * d).mean()
+    drifting). Objects weigh more: they are few pixels, and what one looks at."""
+    d = (y - x) * (1 + OBJECT_WEIGHT * where)
+    loss = d.abs().mean() + 3.0 * (d * (y - x)).mean()
     loss = loss + (d[..., 1:] - d[..., :-1]).abs().mean()
     loss = loss + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
     loss = loss + 0.5 * (d[:, :, 1:] - d[:, :, :-1]).abs().mean()
@@ -202,20 +203,21 @@ def pyramid_loss(y, x):
 
 
 class Videos:
-    """A pool of rendered videos from which random crops are taken."""
+    """A pool of rendered videos from which random crops are taken; the fourth channel says where
+    objects are."""
 
     def __init__(self, seed, frames, side, size=64):
         self.random, self.frames, self.side = random.Random(seed), frames, side
-        self.pool = torch.empty(size, 3, frames, side, side, device=DEVICE, dtype=torch.bfloat16)
+        self.pool = torch.empty(size, 4, frames, side, side, device=DEVICE, dtype=torch.bfloat16)
         self.at = 0
         self.add(size)
 
     def add(self, count):
         for i in range(0, count, 8):
-            videos, _ = world.batch(
+            videos, _, where = world.batch(
                 self.random, min(8, count - i), self.frames, self.side, self.side, device=DEVICE
             )
-            for video in videos:
+            for video in torch.cat([videos, where], 1):
                 self.pool[self.at % len(self.pool)] = video
                 self.at += 1
 
@@ -232,17 +234,18 @@ class Videos:
 
 def held_out(m, frames=33, side=256, count=8, path=None):
     """Prints the quality of reconstruction on videos that training does not see."""
-    x, _ = world.batch(random.Random(77), count, frames, side, side, device=DEVICE)
+    x, _, where = world.batch(random.Random(77), count, frames, side, side, device=DEVICE)
     with torch.no_grad(), autocast():
         y = torch.cat([decode(m, encode(m, v[None])[0]) for v in x]).clamp(-1, 1)
     each = [psnr(a, b) for a, b in zip(x, y)]
+    objects = psnr(x * where, y * where) + 10 * math.log10(where.mean().item())
     at = [0, 1, frames // 2, frames - 1]
     by_frame = [f"{psnr(x[:, :, t], y[:, :, t]):.2f}" for t in at]
     drift = [
         f"{largest((y[:, :, t] - x[:, :, t]).mean((0, 2, 3))) * 127.5:.2f}" for t in at if t != 1
     ]
     print(
-        f"held out {side}x{side}x{frames}: PSNR {sum(each) / count:.2f} dB, worst {min(each):.2f}; "
+        f"held out {side}x{side}x{frames}: PSNR {sum(each) / count:.2f} dB, worst {min(each):.2f}, objects {objects:.2f}; "
         f"frames 0, 1, middle, last: {', '.join(by_frame)}; mean colour error of 255, first, middle, "
         f"last: {', '.join(drift)}",
         flush=True,
@@ -258,8 +261,9 @@ def rate_scale(step, share, again):
     return warm * max(0.02, 0.5 + 0.5 * math.cos(math.pi * phase))
 
 
-def losses(m, x, with_half):
+def losses(m, crops, with_half):
     """Squared error, KL and total of one batch."""
+    x, where = crops[:, :3], crops[:, 3:]
     with autocast():
         mean, logvar = encode(m, x)
         logvar = logvar.clamp(-20, 5)
@@ -271,7 +275,7 @@ def losses(m, x, with_half):
             small = decode(m, F.avg_pool3d(z, (1, 2, 2)))
             half = (small - F.avg_pool3d(x, (1, 2, 2))).abs().mean()
     kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-    return ((y - x) ** 2).mean(), kl, pyramid_loss(y, x) + 1e-3 * kl + 0.5 * half
+    return ((y - x) ** 2).mean(), kl, pyramid_loss(y, x, where) + 1e-3 * kl + 0.5 * half
 
 
 def train(work, seconds, size):
@@ -285,7 +289,7 @@ def train(work, seconds, size):
     at_ends = ("conv_in", "conv_out", "quant")
     optimizer = Optimizer(
         m.named_parameters(),
-        5e-4 if again else 1e-3,
+        7e-4 if again else 1e-3,
         lambda name: name.endswith("weight") and not any(s in name for s in at_ends),
         weight_decay=0.0,
         betas=(0.9, 0.98),
@@ -317,6 +321,7 @@ def train(work, seconds, size):
             )
     average.apply()
     work.save("vae", m.state_dict())
+    work.forget("stats")  # they were the old one's
     m.eval()
     held_out(m, path=work.path("vae.png"))
     if size > 128:

@@ -5,9 +5,9 @@
  *
  * One scene is a row of SCENE floats (see vector() in world.py): 0 ground, 1 sky, 2 camera, 3 hill
  * phase, 4 object count, 5 sun azimuth; objects at 8 and 20, each: 0 shape (0 ball, 1 cube), 1-3
- * colour, 4 radius, 5 motion, 6 base x, 7 base z, 8 phase, 9 circle radius. The output is float32
- * [scenes][3][T][H][W] in [-1, 1]. The world has x to the right, y up, z away from the viewer; time
- * u runs from 0 to 1.
+ * colour, 4 radius, 5 motion, 6 base x, 7 base z, 8 phase, 9 radius of its
+ * circle. The output is float32 [scenes][3][T][H][W] in [-1, 1]. The world has x to the right, y up,
+ * z away from the viewer; time u runs from 0 to 1.
  */
 #include <math.h>
 
@@ -67,15 +67,16 @@ FN struct vec towards_light(void)
 
 FN struct pose pose_at(const float *object, float u)
 {
-    float radius = object[4], angle = 2.f * PI * (u + object[8]);
+    float radius = object[4], reach = 1.4f * object[9];
+    float angle = 2.f * PI * (.7f * u + object[8]);
     int motion = (int)object[5];
     struct pose p = {{object[6], radius, object[7]}, 0.f, 0.f};
     if (motion == ROLL_LEFT)
-        p.centre.x = 2.6f - 5.2f * u;
+        p.centre.x += reach * (1.f - 2.f * u);
     else if (motion == ROLL_RIGHT)
-        p.centre.x = -2.6f + 5.2f * u;
+        p.centre.x += reach * (2.f * u - 1.f);
     else if (motion == BOUNCE)
-        p.centre.y = radius + 1.5f * fabsf(sinf(PI * (2.f * u + object[8])));
+        p.centre.y = radius + 1.3f * fabsf(sinf(PI * (1.5f * u + object[8])));
     else if (motion == SPIN)
         p.spin = angle;
     else if (motion == CIRCLE) {
@@ -92,9 +93,9 @@ FN struct pose pose_at(const float *object, float u)
 FN struct ray camera_ray(const float *scene, float u, float X, float Y, float aspect)
 {
     int camera = (int)scene[2];
-    float yaw = camera == PAN_LEFT ? .28f - .56f * u : camera == PAN_RIGHT ? -.28f + .56f * u : 0.f;
-    float orbit = camera == ORBIT ? -.5f + u : 0.f;
-    float distance = camera == ZOOM_IN ? -7.5f + 3.f * u : -6.5f;
+    float yaw = camera == PAN_LEFT ? .22f - .44f * u : camera == PAN_RIGHT ? -.22f + .44f * u : 0.f;
+    float orbit = camera == ORBIT ? -.4f + .8f * u : 0.f;
+    float distance = camera == ZOOM_IN ? -7.3f + 2.f * u : -6.5f;
     float c = cosf(yaw + orbit), s = sinf(yaw + orbit);
     float x = X * aspect, y = -Y - .22f, z = 1.7f, scale = 1.f / sqrtf(x * x + y * y + z * z);
     struct ray ray = {{sinf(orbit) * distance, 2.4f, cosf(orbit) * distance},

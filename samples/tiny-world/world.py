@@ -27,34 +27,35 @@ SCENE = 32  # floats per scene, as in world.c
 
 
 def scene(rnd):
-    """A random scene as a plain dict; rnd is a random.Random."""
+    """A random scene as a plain dict; rnd is a random.Random. What no caption names (phase, hills,
+    sun) varies little: of two equally likely pictures a small model paints both."""
     objects = []
-    for i in range(1 if rnd.random() < 0.6 else 2):
+    for i in range(1 if rnd.random() < 0.45 else 2):
         objects.append(
             dict(
                 shape=rnd.choice(["ball", "cube"]),
                 colour=rnd.choice(list(COLOURS)),
                 big=rnd.random() < 0.5,
                 motion=rnd.choice(MOTIONS[:6] if i == 0 else MOTIONS),
-                phase=rnd.random(),
+                phase=0.3 * rnd.random(),
             )
         )
     return dict(
         objects=objects,
         ground=rnd.choice(GROUNDS),
         sky=rnd.choice(SKIES),
-        hills=rnd.random() * 6.28,
+        hills=2 * rnd.random(),
         camera=rnd.choice(CAMERAS if rnd.random() < 0.6 else ["static"]),
-        side=rnd.choice([-1, 1]),
-        sun=rnd.choice([-1, 1]) * (0.15 + 0.2 * rnd.random()),
+        sun=0.1 + 0.25 * rnd.random(),
     )
 
 
 def place(scene, i):
-    """Where object i stands. Two objects stand apart: one left in front, one right behind, or mirrored."""
+    """Where object i stands. Two objects stand apart: the first left in front, the second right
+    behind."""
     if len(scene["objects"]) == 1:
         return 0.0, 0.0
-    return scene["side"] * (1.5 if i == 0 else -1.5), (-0.5 if i == 0 else 1.5)
+    return (-1.5, -0.5) if i == 0 else (1.5, 1.5)
 
 
 def vector(scene):
@@ -70,11 +71,11 @@ def vector(scene):
         v[8 + 12 * i : 18 + 12 * i] = [
             float(o["shape"] == "cube"),
             *COLOURS[o["colour"]],
-            0.95 if o["big"] else 0.55,
+            0.95 if o["big"] else 0.6,
             MOTIONS.index(o["motion"]),
             *place(scene, i),
             o["phase"],
-            1.4 if len(scene["objects"]) == 1 else 0.9,
+            1.3 if len(scene["objects"]) == 1 else 0.8,
         ]
     return v
 
@@ -177,10 +178,20 @@ def render(scenes, frames, height, width, rays=2, device="cpu"):
 
 
 def batch(rnd, count, frames, height, width, device="cpu"):
-    """Random videos and their captions."""
+    """Random videos, their captions, and where the objects and their shadows are: 0 or 1,
+    [count, 1, frames, height, width]."""
     scenes = [scene(rnd) for _ in range(count)]
     videos = render(scenes, frames, height, width, device=device)
-    return videos, [caption(s, rnd) for s in scenes]
+    empty = [dict(s, objects=[]) for s in scenes]
+    change = videos - render(empty, frames, height, width, device=device)
+    where = (change.abs().amax(1, keepdim=True) > 0.1).float()
+    return videos, [caption(s, rnd) for s in scenes], where
+
+
+def sheets(videos, prefix, rows=6, **options):
+    """Contact sheets PREFIX-1.png and on of so many rows each."""
+    for i in range(0, len(videos), rows):
+        sheet(videos[i : i + rows], f"{prefix}-{i // rows + 1}.png", **options)
 
 
 def sheet(videos, path, columns=6, height=None):
