@@ -78,9 +78,9 @@ double bench_peak(draftattn_backend backend, int32_t threads)
 {
     const struct yardstick yardstick = yardstick_of(backend);
     const double begin = clock_seconds();
+    const int processors = omp_get_num_procs(); /* threads beyond them take turns */
     double total = 0;
-#pragma omp parallel num_threads(threads) reduction(+ : total)
+#pragma omp parallel num_threads(threads < processors ? threads : processors) reduction(+ : total)
     total += fastest_trial(&yardstick, begin);
-    int processors = omp_get_num_procs(); /* threads beyond them take turns */
-    return total * 1e-9 * (threads > processors ? (double)processors / threads : 1);
+    return total * 1e-9;
 }
