@@ -206,6 +206,7 @@ class Generate(Case):
         self.assertEqual((stream["width"], stream["height"], frames), (64, 64, 5))
 
     @unittest.skipIf(SANITIZED, "sanitizers take memory of their own")
+    @unittest.skipIf(SANITIZED, "sanitizers take memory of their own")
     def test_memory_plan(self):
         """The plan is what the run then takes."""
         out, _ = self.succeed(*generate("--json", "-q", "--size", "272x144"))
