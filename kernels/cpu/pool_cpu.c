@@ -2,6 +2,10 @@
  * Owns block means: of q per video query block, of k and v per key block. Those of k are also
  * written side by side, as the draft map reads them. Sums are float32 over at most 128 tokens,
  * divided by the true count.
+ *
+ * Ladder, q, k and v of 12 x 4096 x 128 floats (75 MB), raster order, AMD EPYC (Zen 5), 2 threads:
+ *   1  row by row through a copy                                    6.0 ms
+ *   2  four rows at a time where they lie, rows asked for ahead     3.5 ms, what memory gives here
  */
 #include "stages_cpu.h"
 
