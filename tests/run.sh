@@ -78,7 +78,7 @@ fi
 if [ "$preset" = tsan ]; then
     # Archer tells the sanitizer what OpenMP orders; libraries that were not built with it are left
     # alone. Newer kernels place memory where the sanitizer cannot: hence setarch.
-    OMP_TOOL_LIBRARIES=$(clang -print-file-name=libarcher.so)
+    OMP_TOOL_LIBRARIES=$(clang -print-resource-dir)/../../libarcher.so
     export OMP_TOOL_LIBRARIES TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1
     [ -e "$OMP_TOOL_LIBRARIES" ] ||
         { echo "run.sh: no libarcher.so beside clang (package libomp-dev)" >&2; exit 1; }
