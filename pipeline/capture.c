@@ -28,6 +28,7 @@ struct capture {
     float *map;      /* [heads][query blocks][key blocks]; allocated when first needed */
     draftattn_block_list list;
     char words[sizeof((struct comparison_variant *)0)->words];
+    bool words_dense; /* words are of a dense call */
     double seconds;
     struct error error;
 };
@@ -213,11 +214,15 @@ static int32_t count_errors(struct capture *capture, const draftattn_head_stats 
     return worst;
 }
 
+/* Of the last step, the first call that is sparse; the first of all where none is. */
 static void describe(struct capture *capture, const struct self_attention *attention,
-                     const draftattn_step *step)
+                     const draftattn_step *step, bool dense)
 {
-    if (step->step == capture->desc.steps - 1 && !capture->words[0])
-        self_attention_describe(attention, step, capture->words, sizeof capture->words);
+    bool better = !capture->words[0] || (capture->words_dense && !dense);
+    if (step->step != capture->desc.steps - 1 || !better)
+        return;
+    self_attention_describe(attention, step, capture->words, sizeof capture->words);
+    capture->words_dense = dense;
 }
 
 static void take_call(struct capture *capture, struct self_attention *attention,
@@ -226,8 +231,9 @@ static void take_call(struct capture *capture, struct self_attention *attention,
 {
     const draftattn_plan *plan = self_attention_plan(attention);
     const draftattn_head_stats *heads = self_attention_heads(attention);
-    describe(capture, attention, step);
-    if (is_dense(plan, step))
+    bool dense = is_dense(plan, step);
+    describe(capture, attention, step, dense);
+    if (dense)
         return;
     if (!capture->placed)
         choose_spread(capture, plan);
@@ -246,9 +252,10 @@ static void take_call(struct capture *capture, struct self_attention *attention,
         if (!looked && !look(capture, attention, q, k, qkv_stride, &info))
             return;
         looked = true;
-        if (!keep_map(capture, &info, heads, step, record ? worst : at->head,
-                      &capture->maps[record ? CAPTURE_PLACES_MAX : i]))
+        struct comparison_map *map = &capture->maps[record ? CAPTURE_PLACES_MAX : i];
+        if (!keep_map(capture, &info, heads, step, record ? worst : at->head, map))
             return;
+        map->negative = !first;
     }
 }
 
@@ -295,7 +302,8 @@ static bool hand_over_errors(struct capture *capture, struct comparison_variant 
 
 static bool same_head(const struct comparison_map *a, const struct comparison_map *b)
 {
-    return a->step == b->step && a->layer == b->layer && a->head == b->head;
+    return a->step == b->step && a->layer == b->layer && a->head == b->head &&
+           a->negative == b->negative;
 }
 
 bool capture_finish(struct capture *capture, struct comparison_variant *variant,

@@ -247,7 +247,7 @@ static bool run_variant(const struct compare_job *job, struct comparison *c, int
               capture_finish(listener.capture, variant, error);
     if (ok)
         correct_times(variant, capture_seconds(listener.capture), listener.seconds, c->steps);
-    else if (!error->interrupted)
+    else if (!error->interrupted && !error->usage) /* what is wrong with a flag is so for all */
         error_prefix(error, "variant '%s': ", variant->label);
     capture_destroy(listener.capture);
     return ok;
@@ -340,18 +340,16 @@ static bool write_grid(const struct compare_job *job, struct comparison *c, stru
     return side_by_side_write(c->side_by_side, &grid, error);
 }
 
-static bool write_text(const char *path, const char *text, struct error *error)
+static bool write_text(const struct output_file *output, const char *text, struct error *error)
 {
-    FILE *file = fopen(path, "wb");
-    if (!file)
-        return error_set(error, "output '%s': %s", path, strerror(errno));
-    bool ok = fputs(text, file) >= 0 && fputc('\n', file) != EOF;
+    FILE *file = fopen(output->temporary, "wb");
+    bool ok = file && fputs(text, file) >= 0 && fputc('\n', file) != EOF;
     int reason = errno;
-    if (fclose(file) != 0 && ok) {
+    if (file && fclose(file) != 0 && ok) {
         reason = errno;
         ok = false;
     }
-    return ok || error_set(error, "output '%s': %s", path, strerror(reason));
+    return ok || error_set(error, "output '%s': %s", output->target, output_file_reason(reason));
 }
 
 static bool write_json(const char *path, const struct comparison *c, struct error *error)
@@ -361,7 +359,7 @@ static bool write_json(const char *path, const struct comparison *c, struct erro
     if (!text)
         return error_out_of_memory(error, "the figures", 1 << 20);
     bool ok = output_file_create(&file, path, error);
-    if (ok && !(ok = write_text(file.temporary, text, error)))
+    if (ok && !(ok = write_text(&file, text, error)))
         output_file_discard(&file);
     ok = ok && output_file_commit(&file, error);
     free(text);

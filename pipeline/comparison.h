@@ -9,6 +9,7 @@
 
 #include <draftattn.h>
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* How close a variant's video is to the baseline's, by FFmpeg's definitions on the planes of the
@@ -24,6 +25,7 @@ struct comparison_quality {
 /* One head at one step: its draft map and what was computed exactly. */
 struct comparison_map {
     int32_t step, layer, head;
+    bool negative;                    /* of the forward pass with the negative prompt */
     int64_t query_blocks, key_blocks; /* of the video */
     float *map;                       /* [query_blocks][key_blocks], softmax over key blocks */
     uint8_t *mask;                    /* the same shape: 1 = computed exactly */
@@ -44,7 +46,8 @@ struct comparison_variant {
     float *error_median, *error_worst;
     struct comparison_map *maps; /* NULL for the baseline */
     int64_t map_count;
-    char words[768];        /* what attention did in the last step, and why */
+    char words[768];        /* what attention did in the last step (in its first sparse layer, if
+                               there is one), and why */
     double capture_seconds; /* what collecting all of this took; not in the report's times */
 };
 

@@ -4,6 +4,10 @@
  * PSNR: 10 log10(255^2 / mse), the mean square error taken over all samples of the planes (so that
  * luma has 4 of 6 parts); of a video from the mean over its frames. SSIM: windows of 8x8 at a
  * stride of 4, means per plane weighted by its samples; of a video the mean over its frames.
+ *
+ * The reference is the filters' code in C (ffmpeg -cpuflags 0). Their x86 code of FFmpeg 5.1 says
+ * another SSIM where a plane is 8 to 11 samples wider than a multiple of 16, as the chroma of 144 x
+ * 112 is: by 0.005 there, between videos that differ much.
  */
 #ifndef PIPELINE_FRAME_METRICS_H
 #define PIPELINE_FRAME_METRICS_H

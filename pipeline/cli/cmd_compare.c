@@ -263,16 +263,19 @@ static void on_begin(void *user, int64_t index, int64_t count, const char *label
                       label);
 }
 
-/* The command line as it can be given to a shell again; malloc'd. */
-static char *quote_command(int argc, char *const *argv)
+/* The command line as it can be given to a shell again, with the seed where it was drawn (NULL =
+ * given); malloc'd. */
+static char *quote_command(int argc, char *const *argv, const uint64_t *drawn)
 {
-    size_t size = sizeof "draftattn compare";
+    size_t size = sizeof "draftattn compare --seed 18446744073709551615";
     for (int i = 0; i < argc; i++)
         size += 4 * strlen(argv[i]) + 3;
     char *text = malloc(size), *at = text;
     if (!text)
         return NULL;
     at += sprintf(at, "draftattn compare");
+    if (drawn)
+        at += sprintf(at, " --seed %" PRIu64, *drawn);
     for (int i = 0; i < argc; i++) {
         const char *word = argv[i];
         bool plain = *word && word[strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVW"
@@ -376,11 +379,13 @@ bool cmd_compare(int argc, char *const *argv, struct error *error)
         options_print_help(&compare_command, stdout);
         return true;
     }
-    char *command = quote_command(argc, argv);
-    bool ok = command != NULL || error_out_of_memory(error, "the command line", 4096);
-    ok = ok && generation_options_take(&arguments.common, &settings, &texts, error) &&
-         name_outputs(arguments.output, settings.seed, &outputs, error) &&
-         compare(&arguments, &settings, &outputs, command, error);
+    bool ok = generation_options_take(&arguments.common, &settings, &texts, error) &&
+              name_outputs(arguments.output, settings.seed, &outputs, error);
+    char *command =
+        ok ? quote_command(argc, argv, arguments.common.seed.given ? NULL : &settings.seed) : NULL;
+    if (ok && !command)
+        ok = error_out_of_memory(error, "the command line", 4096);
+    ok = ok && compare(&arguments, &settings, &outputs, command, error);
     generation_texts_free(&texts);
     free(command);
     return ok;

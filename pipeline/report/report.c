@@ -58,14 +58,16 @@ static const struct section sections[] = {
      "The draft map is the low-resolution attention of one head: a row is a block of 128 query "
      "tokens, its colours say where it looks, on a logarithmic scale where 1 is what uniform "
      "attention would give. The mask says which block pairs were then computed exactly; the rest "
-     "enters through block means. Blocks follow each other in space, then in time: stripes beside "
+     "enters through block means (with compensation) or is dropped. Blocks follow each other in "
+     "space, then in time: stripes beside "
      "the diagonal are neighbouring frames."},
     {"time", "Where the time goes", report_times,
      "Wall time of each run on one scale. Order to repair, in reds, are the stages of attention; "
-     "the "
-     "rest of denoising is what sparsity cannot make faster. Collecting the maps and frames of "
-     "this "
-     "page is not in the times."},
+     "the rest of denoising is what sparsity cannot make faster. The prompt is encoded once and "
+     "counted in every run; loading counts as in the fastest run, since the first reads from the "
+     "disk what the others find in memory. Collecting the maps and frames of this page is not in "
+     "the times. How much they vary on this machine shows a run of <code>--variant dense</code> "
+     "beside the baseline."},
     {"settings", "Settings, and how to repeat this", report_settings,
      "The command makes this comparison again on this machine; the same seed gives the same noise "
      "everywhere. Dense calls are those that a guard (first steps, layers, small grids) or the "
@@ -201,12 +203,13 @@ bool report_write(const char *path, const struct comparison *comparison, struct 
     if (!output_file_create(&file, path, error))
         return false;
     report.html.file = fopen(file.temporary, "wb");
-    bool ok = report.html.file || error_set(error, "report '%s': %s", path, strerror(errno));
+    bool ok =
+        report.html.file || error_set(error, "report '%s': %s", path, output_file_reason(errno));
     ok = ok && write_page(&report, error);
     if (report.html.file && fclose(report.html.file) != 0 && !report.html.reason)
         report.html.reason = errno;
     if (ok && report.html.reason)
-        ok = error_set(error, "report '%s': %s", path, strerror(report.html.reason));
+        ok = error_set(error, "report '%s': %s", path, output_file_reason(report.html.reason));
     if (ok)
         return output_file_commit(&file, error);
     output_file_discard(&file);

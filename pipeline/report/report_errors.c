@@ -31,10 +31,23 @@ static double cell_value(const struct comparison *c, const float *values, int64_
     return value;
 }
 
+/* How many steps share a column, and layers a row. */
+static int64_t shared(int64_t count)
+{
+    return (count + CELLS - 1) / CELLS;
+}
+
+/* At most, of the two maps of a variant. */
+static int64_t maps_bytes(const struct comparison *c)
+{
+    int64_t columns = c->steps / shared(c->steps) + 1, rows = c->layers / shared(c->layers) + 1;
+    return 2 * (columns * rows * CELL_BYTES + 1024);
+}
+
 static void write_cells(struct html *html, const struct comparison *c, const float *values,
                         double high)
 {
-    int64_t steps = (c->steps + CELLS - 1) / CELLS, layers = (c->layers + CELLS - 1) / CELLS;
+    int64_t steps = shared(c->steps), layers = shared(c->layers);
     int64_t columns = (c->steps + steps - 1) / steps, rows = (c->layers + layers - 1) / layers;
     html_print(html,
                "<svg class=\"grid-map\" viewBox=\"0 0 %lld %lld\" preserveAspectRatio=\"none\" "
@@ -85,7 +98,7 @@ static void write_variant(struct report *report, const struct comparison_variant
     html_number(html, "%.3f", a->error_worst, "infinite");
     html_print(html, " at step %d, layer %d, head %d; %.0f %% of heads repaired.</p>\n",
                a->worst_step + 1, a->worst_layer, a->worst_head, 100 * a->repaired_share);
-    if (!report_room(report, 2LL * CELLS * CELLS * CELL_BYTES, REPORT_ERRORS_END)) {
+    if (!report_room(report, maps_bytes(report->comparison), REPORT_ERRORS_END)) {
         html_print(html, "<p class=\"note\">The maps are left out, the page would grow too "
                          "large.</p>\n");
         return;

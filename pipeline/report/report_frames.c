@@ -95,15 +95,21 @@ static bool write_picture(struct report *report, const uint8_t *rgb, int64_t shr
     return true;
 }
 
+/* Of identical frames none is worst. */
+static bool is_worst(const struct comparison_quality *quality, int64_t frame)
+{
+    return frame == quality->worst_frame && quality->psnr && isfinite(quality->psnr[frame]);
+}
+
 static void write_frame_head(struct html *html, const struct comparison *c,
                              const struct comparison_quality *quality, int64_t frame)
 {
     html_print(html, "<h4><a href=\"#videos\" data-frame=\"%lld\">Frame %lld</a>%s",
                (long long)frame, (long long)frame + 1,
-               frame == quality->worst_frame ? ", the worst"
-               : frame == 0                  ? ", the first"
-               : frame == c->frames / 2      ? ", the middle"
-                                             : "");
+               is_worst(quality, frame) ? ", the worst"
+               : frame == 0             ? ", the first"
+               : frame == c->frames / 2 ? ", the middle"
+                                        : "");
     if (quality->psnr) {
         html_print(html, ": PSNR ");
         html_number(html, "%.1f dB", quality->psnr[frame], "identical");
@@ -151,7 +157,10 @@ bool report_frames(struct report *report, struct error *error)
     }
     int32_t amplification = choose_amplification(c);
     int64_t shrink = choose_shrink(report);
-    html_print(html, "<p>Differences are multiplied by %d.</p>\n", amplification);
+    if (amplification > 1)
+        html_print(html, "<p>Differences are multiplied by %d.</p>\n", amplification);
+    else
+        html_print(html, "<p>Differences are large and not amplified.</p>\n");
     for (int64_t v = 1; v < c->variant_count && ok; v++) {
         int64_t frames[SHOWN];
         int count = choose_frames(frames, c, &c->variants[v]);

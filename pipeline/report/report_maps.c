@@ -65,10 +65,15 @@ static void to_log_scale(struct reduced *r, double top)
     }
 }
 
-static void write_caption(struct html *html, const struct comparison_map *m, int64_t factor)
+static void write_caption(struct html *html, const struct comparison_variant *v,
+                          const struct comparison_map *m, int64_t factor)
 {
-    html_print(html, "<figcaption><b>step %d, layer %d, head %d</b>: density ", m->step + 1,
-               m->layer, m->head);
+    const struct self_attention_report *a = &v->report.attention;
+    bool worst = m->step == a->worst_step && m->layer == a->worst_layer &&
+                 m->head == a->worst_head && fabs(m->error - a->error_worst) < 1e-6;
+    html_print(html, "<figcaption><b>step %d, layer %d, head %d%s</b>%s: density ", m->step + 1,
+               m->layer, m->head, m->negative ? ", negative prompt" : "",
+               worst ? ", the worst of the run" : "");
     html_number(html, "%.1f %%", 100 * m->density, "–");
     if (isnan(m->error)) {
         html_print(html, ", error not measured");
@@ -86,8 +91,8 @@ static void write_caption(struct html *html, const struct comparison_map *m, int
     html_print(html, "</figcaption>");
 }
 
-static bool write_map(struct report *report, const struct comparison_map *m, double top,
-                      struct error *error)
+static bool write_map(struct report *report, const struct comparison_variant *v,
+                      const struct comparison_map *m, double top, struct error *error)
 {
     struct html *html = &report->html;
     const struct heatmap_axes axes = {.row_name = "query blocks",
@@ -100,7 +105,7 @@ static bool write_map(struct report *report, const struct comparison_map *m, dou
     to_log_scale(&r, top);
     bool ok = true;
     html_print(html, "<figure>");
-    write_caption(html, m, r.factor);
+    write_caption(html, v, m, r.factor);
     if (report_room(report, html_data_size(4 * r.rows * r.columns + 4096), REPORT_MAPS_END)) {
         html_print(html, "<div class=\"two\">");
         heatmap_axes_begin(html, &axes);
@@ -132,7 +137,9 @@ static void write_scales(struct html *html, double top)
     heatmap_scale(html, heatmap_colour, "draft map: times the uniform share", labels, DECADES + 1);
     heatmap_scale(html, heatmap_mask_colour, "block mask: share of a cell computed exactly",
                   (const char *const[]){"skipped", "computed"}, 2);
-    html_print(html, "</div>\n");
+    html_print(html,
+               "</div>\n<p>Of every head, the draft map on the left and the block mask on the "
+               "right.</p>\n");
 }
 
 bool report_maps(struct report *report, struct error *error)
@@ -155,7 +162,7 @@ bool report_maps(struct report *report, struct error *error)
         html_text(html, c->variants[v].label, 0);
         html_print(html, "</h3>\n<div class=\"maps\">\n");
         for (int64_t k = 0; k < c->variants[v].map_count; k++)
-            if (!write_map(report, &c->variants[v].maps[k], top, error))
+            if (!write_map(report, &c->variants[v], &c->variants[v].maps[k], top, error))
                 return false;
         html_print(html, "</div>\n");
     }

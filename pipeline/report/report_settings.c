@@ -147,9 +147,9 @@ static void write_variants(struct html *html, const struct comparison *c)
 {
     html_print(html, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Table of "
                      "variants\"><table class=\"facts\"><thead><tr>");
-    static const char *const names[] = {"variant", "policy", "sparsity", "dense steps",
-                                        "probes",  "comp.",  "repair",   "dense calls",
-                                        "others",  "kernel", "file"};
+    static const char *const names[] = {"variant",        "policy",       "sparsity", "dense steps",
+                                        "probes",         "compensation", "repair",   "dense calls",
+                                        "other settings", "kernel",       "file"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         html_print(html, "<th scope=\"col\">%s</th>", names[i]);
     html_print(html, "</tr></thead><tbody>\n");

@@ -250,6 +250,7 @@ static void dense_layers(void **state)
     for (int64_t i = 0; i < f->variant.map_count; i++)
         assert_int_equal(f->variant.maps[i].layer, 1);
     assert_in_range(f->variant.map_count, 3, 4);
+    assert_non_null(strstr(f->variant.words, "Layer 1, step 4 of 4")); /* 0 says less of the run */
 }
 
 int main(void)

@@ -106,6 +106,24 @@ static void test_contents(void **state)
     expect(page, "4242");
     expect(page, "draftattn compare -p &#39;a red ball&#39;");
     expect(page, "2 × 2 blocks a cell");
+    expect(page, "Frame 8</a>, the worst: PSNR 21.5 dB");
+    assert_int_equal(occurrences(page, ", the worst:"), 1); /* none of an identical video */
+    free(page);
+    case_close(&c);
+}
+
+/* The map of the head with the largest error says so, and of which forward pass it is. */
+static void test_worst_head(void **state)
+{
+    struct comparison_case c;
+    case_open(&c);
+    struct self_attention_report *attention = &c.variants[1].report.attention;
+    attention->worst_step = 2, attention->worst_layer = 1, attention->worst_head = 0;
+    c.variants[1].maps[0].negative = true;
+    c.variants[1].maps[0].error = attention->error_worst;
+    char *page = write_and_read(*state, &c.comparison);
+    expect(page, "step 3, layer 1, head 0, negative prompt</b>, the worst of the run: density");
+    assert_int_equal(occurrences(page, "the worst of the run"), 1);
     free(page);
     case_close(&c);
 }
@@ -422,6 +440,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_contents, scratch_setup, scratch_teardown),
+        cmocka_unit_test_setup_teardown(test_worst_head, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_no_raw_nan, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_hostile_text, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_long_prompt, scratch_setup, scratch_teardown),

@@ -11,6 +11,7 @@
 #include <libswscale/swscale.h>
 
 #include <dirent.h>
+#include <malloc.h>
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -234,6 +235,42 @@ static void test_crf_offset(void **state)
     assert_true(seen.psnr > 25);
 }
 
+static size_t read_all(const char *path, uint8_t *bytes, size_t size)
+{
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    size = fread(bytes, 1, size, file);
+    fclose(file);
+    return size;
+}
+
+/* The same frames make the same file, whatever fresh memory holds. */
+static void test_same_file(void **state)
+{
+    enum { BYTES = 1 << 20 };
+    struct fixture *f = *state;
+    struct error error = {0};
+    uint32_t random = 1;
+    uint8_t *bytes[2] = {malloc(BYTES), malloc(BYTES)}, *rgb = &f->rgb[0][0][0][0];
+    size_t size[2];
+    for (size_t i = 0; i < sizeof f->rgb; i++) {
+        random = random * 1664525 + 1013904223;
+        rgb[i] = (uint8_t)(rgb[i] * 3 / 4 + (random >> 27));
+    }
+    for (int i = 0; i < 2; i++) {
+        const char *path = in_folder(f, "out.mp4");
+        mallopt(M_PERTURB, i ? 90 : 165);
+        assert_true(write_all(f, path, &desc, &error));
+        size[i] = read_all(path, bytes[i], BYTES);
+    }
+    mallopt(M_PERTURB, 0);
+    assert_in_range(size[0], 1000, BYTES - 1);
+    assert_int_equal(size[0], size[1]);
+    assert_memory_equal(bytes[0], bytes[1], size[0]);
+    free(bytes[0]);
+    free(bytes[1]);
+}
+
 static void test_webm(void **state)
 {
     struct fixture *f = *state;
@@ -415,6 +452,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_mp4, setup, teardown),
         cmocka_unit_test_setup_teardown(test_crf_offset, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_same_file, setup, teardown),
         cmocka_unit_test_setup_teardown(test_webm, setup, teardown),
         cmocka_unit_test_setup_teardown(test_gif, setup, teardown),
         cmocka_unit_test_setup_teardown(test_gif_few_colours, setup, teardown),
