@@ -6,6 +6,7 @@ DRAFTATTN_PROGRAM=build/release/bin/draftattn DRAFTATTN_TEST_MODEL=samples/tiny-
     DRAFTATTN_FAULT_IO=build/release/tests/faults/libfault_io.so DRAFTATTN_FAULT_ROUNDS=50 \
     python3 tests/faults/faults_test.py [Killed|CutShort|FullDisk]
 """
+import json
 import os
 import random
 import re
@@ -20,7 +21,7 @@ import zlib
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "cli"))
 # pylint: disable=wrong-import-position
-from cli_common import (PROGRAM, SANITIZED, TEXT_ENCODER, TRANSFORMER, VAE, Case, generate,
+from cli_common import (PROGRAM, SANITIZED, SMALL, TEXT_ENCODER, TRANSFORMER, VAE, Case, generate,
                         read_model_file, split_safetensors)
 
 FAULT_IO = os.environ["DRAFTATTN_FAULT_IO"]
@@ -58,6 +59,10 @@ class Faults(Case):
         if name.endswith(".safetensors"):
             header, values = split_safetensors(data)
             return header["latents"]["data_offsets"] == [0, len(values)]
+        if name.endswith(".json"):
+            return "variants" in json.loads(data)
+        if name.endswith(".html"):
+            return data.rstrip().endswith(b"</html>")
         return self.probe(name)[2] == FRAMES
 
     def check_files(self, old=()):
@@ -102,6 +107,10 @@ class Faults(Case):
 
 
 class Killed(Faults):
+    def all_commands(self):
+        yield from self.commands()
+        yield "compare", ["compare", "-p", "a ball", "-o", "all.html", "--sparsity", "0.5", *SMALL]
+
     def killed(self, arguments, **options):
         done = self.run_program(*arguments, **options)
         self.assertIn(done.returncode, (0, -9), done.stderr.decode(errors="replace"))
@@ -109,7 +118,7 @@ class Killed(Faults):
 
     def test_any_moment(self):
         """A signal from outside, whenever it comes."""
-        for name, arguments in self.commands():
+        for name, arguments in self.all_commands():
             start = time.monotonic()
             self.succeed(*arguments)
             whole = time.monotonic() - start
@@ -131,7 +140,7 @@ class Killed(Faults):
         """Before each operation on files, of which there are few or, in CI, some are taken."""
         if SANITIZED:
             self.skipTest("the sanitizer's library wants to be the first one loaded")
-        for name, arguments in self.commands():
+        for name, arguments in self.all_commands():
             operations, _ = self.count(arguments)
             self.clear()
             moments = range(1, operations + 1)
