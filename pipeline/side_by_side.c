@@ -2,8 +2,9 @@
  * A grid of videos with two lines of text above each.
  *
  * Small videos are enlarged by repeating pixels, so that the text has room and pixels stay what
- * they are; grids wider than a 4K screen are shrunk by averaging. The text stands above the
- * picture and not in it, so that it hides nothing. Letters are stb's, drawn as rectangles.
+ * they are; grids wider or higher than a 4K screen is wide are shrunk by averaging. The text stands
+ * above the picture and not in it, so that it hides nothing. Letters are stb's, drawn as
+ * rectangles.
  */
 #include "side_by_side.h"
 
@@ -18,7 +19,7 @@
 #include <stb_easy_font.h>
 
 #define CELL_MIN   256
-#define WIDTH_MAX  3840
+#define SIDE_MAX   3840
 #define LINE       11 /* rows of a line of text at scale 1 */
 #define PADDING    4  /* around the text, likewise */
 #define TEXT_BYTES 128
@@ -56,12 +57,14 @@ void side_by_side_plan(const struct side_by_side *job, struct side_by_side_layou
     *layout = (struct side_by_side_layout){.zoom = 1, .shrink = 1};
     layout->columns = job->count <= 3 ? job->count : job->count == 4 ? 2 : 3;
     layout->rows = (job->count + layout->columns - 1) / layout->columns;
-    while (job->width * layout->zoom < CELL_MIN)
+    int64_t width = (int64_t)layout->columns * job->width;
+    int64_t height = (int64_t)layout->rows * job->height;
+    while (job->width * layout->zoom < CELL_MIN && height * (layout->zoom + 1) <= SIDE_MAX)
         layout->zoom++;
-    while ((int64_t)layout->columns * job->width / layout->shrink > WIDTH_MAX)
+    while (width / layout->shrink > SIDE_MAX || height / layout->shrink > SIDE_MAX)
         layout->shrink++;
     layout->cell_width = job->width * layout->zoom / layout->shrink;
-    layout->text = (layout->cell_width + 80) / 160; /* about 20 letters a line */
+    layout->text = layout->cell_width < 80 ? 1 : (layout->cell_width + 80) / 160; /* 20 letters */
     layout->band = (2 * LINE + PADDING) * layout->text;
     layout->cell_height = layout->band + job->height * layout->zoom / layout->shrink;
     /* encoders take even sides */

@@ -12,7 +12,7 @@
 enum {
     WIDTH = 600,
     HEIGHT = 270,
-    LEFT = 58,
+    LEFT = 76,
     RIGHT = 12,
     TOP = 14,
     BOTTOM = 44,
@@ -80,7 +80,7 @@ static void write_value_axis(struct html *html, const struct chart *chart,
                    LEFT, LEFT + PLOT_WIDTH, y, y, LEFT - 8, y + 4, scale->decimals, value);
     }
     html_print(html,
-               "<text transform=\"translate(13 %d) rotate(-90)\" text-anchor=\"middle\">%s%s%s"
+               "<text transform=\"translate(15 %d) rotate(-90)\" text-anchor=\"middle\">%s%s%s"
                "</text>\n",
                TOP + PLOT_HEIGHT / 2, chart->name, chart->unit[0] ? ", " : "", chart->unit);
 }

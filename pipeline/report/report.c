@@ -66,8 +66,9 @@ static const struct section sections[] = {
      "the rest of denoising is what sparsity cannot make faster. The prompt is encoded once and "
      "counted in every run; loading counts as in the fastest run, since the first reads from the "
      "disk what the others find in memory. Collecting the maps and frames of this page is not in "
-     "the times. How much they vary on this machine shows a run of <code>--variant dense</code> "
-     "beside the baseline."},
+     "the times. A run of <code>--variant dense</code> beside the baseline shows how much they "
+     "vary on "
+     "this machine."},
     {"settings", "Settings, and how to repeat this", report_settings,
      "The command makes this comparison again on this machine; the same seed gives the same noise "
      "everywhere. Dense calls are those that a guard (first steps, layers, small grids) or the "

@@ -142,6 +142,7 @@ const char report_style[] =
     "  font: .88rem/1.45 ui-monospace, \"DejaVu Sans Mono\", monospace; }\n"
     "footer { margin-top: 2.5rem; color: var(--dim); font-size: .85rem; }\n"
     "@media (max-width: 640px) { .command { flex-direction: column; }\n"
+    "  .chart .scroll svg { min-width: 0; } .chart text { font-size: 16px; }\n"
     "  tbody th { max-width: 8rem; }\n"
     "  th, td { padding: .3rem .45rem; } }\n"
     "@media print { :root { color-scheme: light; } * { print-color-adjust: exact; }\n"

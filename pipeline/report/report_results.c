@@ -6,7 +6,7 @@
 static void seconds_cells(struct html *html, double seconds, double baseline)
 {
     html_print(html, "<td>");
-    html_number(html, "%.1f", seconds, "–");
+    html_number(html, seconds < 10 ? "%.2f" : "%.1f", seconds, "–");
     html_print(html, "</td><td class=\"gain\">");
     html_number(html, "%.2f×", seconds > 0 ? baseline / seconds : NAN, "–");
     html_print(html, "</td>");

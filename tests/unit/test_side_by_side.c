@@ -50,7 +50,7 @@ static void layouts(void **state)
     } cases[] = {
         {1, 256, 256, 1, 1, 1, 1},   {2, 64, 64, 2, 1, 4, 1},   {3, 512, 512, 3, 1, 1, 1},
         {4, 832, 480, 2, 2, 1, 1},   {5, 256, 256, 3, 2, 1, 1}, {6, 1280, 720, 3, 2, 1, 1},
-        {3, 1920, 1072, 3, 1, 1, 2}, {2, 16, 16, 2, 1, 16, 1},
+        {3, 1920, 1072, 3, 1, 1, 2}, {2, 16, 16, 2, 1, 16, 1},  {5, 720, 2048, 3, 2, 1, 2},
     };
     struct side_by_side_cell cells[SIDE_BY_SIDE_MAX];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -68,6 +68,25 @@ static void layouts(void **state)
         assert_true(l.cell_width >= 256 && 7 * l.text >= 14); /* letters of 14 pixels and more */
         assert_true(l.columns * l.cell_width <= l.video_width);
         assert_true(l.rows * l.cell_height <= l.video_height);
+    }
+}
+
+/* Where there is no room for text the picture still is one that encoders take. */
+static void tall_and_narrow(void **state)
+{
+    (void)state;
+    struct side_by_side_cell cells[SIDE_BY_SIDE_MAX];
+    struct side_by_side_layout l;
+    static const int32_t heights[] = {512, 1024, 2048, 8192};
+    for (size_t i = 0; i < sizeof heights / sizeof *heights; i++) {
+        struct side_by_side job = make_job(cells, 3, 16, heights[i]);
+        side_by_side_plan(&job, &l);
+        assert_true(l.video_height < 4096 && l.text >= 1);
+        uint8_t *rgb = malloc((size_t)l.video_width * (size_t)l.video_height * 3);
+        assert_non_null(rgb);
+        side_by_side_frame(&job, &l, 0, rgb);
+        free(rgb);
+        free_job(&job);
     }
 }
 
@@ -215,6 +234,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(layouts),
+        cmocka_unit_test(tall_and_narrow),
         cmocka_unit_test(pictures_stand_in_their_cells),
         cmocka_unit_test(zoom_repeats_pixels),
         cmocka_unit_test(text_keeps_to_its_cell),
