@@ -249,9 +249,10 @@ def load_vae(work):
 def flow_loss(transformer, text_encoder, empty, latents, where, ids, shift):
     """Flow matching: x = (1 - s) z + s e, target e - z; 10 % of the captions are dropped for guidance.
     Returns the squared error, weighted for training and as it is. Objects weigh more, but less the
-    more noise there is: where they could be anywhere, a weight would make them likely everywhere. Half of the noise levels are logit-normal, half uniform with some pure noise: with the logit-normal
-    law alone the first sampling steps, which choose the sky and the ground, hardly get any training, and
-    the caption is ignored there."""
+    more noise there is: where they could be anywhere, a weight would make them likely everywhere.
+    Half of the noise levels are logit-normal, half uniform with some pure noise: with the
+    logit-normal law alone the first sampling steps, which choose the sky and the ground, hardly get
+    any training, and the caption is ignored there."""
     n = len(latents)
     ids = torch.where(torch.rand(1, n, 1, device=DEVICE) < 0.1, empty, ids)
     s = torch.where(

@@ -245,7 +245,8 @@ def held_out(m, frames=33, side=256, count=8, path=None):
         f"{largest((y[:, :, t] - x[:, :, t]).mean((0, 2, 3))) * 127.5:.2f}" for t in at if t != 1
     ]
     print(
-        f"held out {side}x{side}x{frames}: PSNR {sum(each) / count:.2f} dB, worst {min(each):.2f}, objects {objects:.2f}; "
+        f"held out {side}x{side}x{frames}: PSNR {sum(each) / count:.2f} dB, worst "
+        f"{min(each):.2f}, objects {objects:.2f}; "
         f"frames 0, 1, middle, last: {', '.join(by_frame)}; mean colour error of 255, first, middle, "
         f"last: {', '.join(drift)}",
         flush=True,

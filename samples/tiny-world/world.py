@@ -51,8 +51,8 @@ def scene(rnd):
 
 
 def place(scene, i):
-    """Where object i stands. Two objects stand apart: the first left in front, the second right
-    behind."""
+    """Where object i stands. Two objects stand apart: the first left in front, the second
+    right behind."""
     if len(scene["objects"]) == 1:
         return 0.0, 0.0
     return (-1.5, -0.5) if i == 0 else (1.5, 1.5)
