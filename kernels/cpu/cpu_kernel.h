@@ -5,11 +5,13 @@
 
 #include "attend.h"
 #include "backend.h"
+#include "pool_simd.h"
 #include "repair_simd.h"
 
 struct cpu_kernel {
     attend_fn attend; /* NULL for the reference, which has no micro-kernel */
     const struct repair_kernels *repair;
+    pool_sum_fn pool;
 };
 
 static inline const struct cpu_kernel *cpu_kernel_of(const struct problem *problem)

@@ -3,13 +3,13 @@
 
 #define DECLARE_SIMD(name, isa)                                                                    \
     void name(const struct attend_tile *tile);                                                     \
-    static const struct cpu_kernel name##_kernel = {name, &repair_##isa};
+    static const struct cpu_kernel name##_kernel = {name, &repair_##isa, pool_##isa};
 
 #define DECLARE_AVX512(name)   DECLARE_SIMD(name, avx512)
 #define DECLARE_AVX2(name)     DECLARE_SIMD(name, avx2)
 #define DECLARE_PORTABLE(name) DECLARE_SIMD(name, portable)
 #define DECLARE_REFERENCE(name)                                                                    \
-    static const struct cpu_kernel name##_kernel = {NULL, &repair_portable};
+    static const struct cpu_kernel name##_kernel = {NULL, &repair_portable, pool_portable};
 
 #define KERNEL(backend, name, head_dim) DECLARE_##backend(name)
 #include "variants.def"

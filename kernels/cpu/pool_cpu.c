@@ -5,44 +5,33 @@
  *
  * Ladder, q, k and v of 12 x 4096 x 128 floats (75 MB), raster order, AMD EPYC (Zen 5), 2 threads:
  *   1  row by row through a copy                                    6.0 ms
- *   2  four rows at a time where they lie, rows asked for ahead     3.5 ms, what memory gives here
+ *   2  four rows at a time where they lie, rows asked for ahead     3.5 ms
+ *   3  in registers, by instruction set (pool_simd.c)               1.8 ms
+ *   failed: rows in ascending order within a block, so that they lie in longer pieces: a third
+ *   slower, as eight rows of a strip are eight streams from memory at once
  */
+#include "cpu_kernel.h"
 #include "stages_cpu.h"
 
 #include <string.h>
 
-#define CACHE_LINE  64
-#define FETCH_AHEAD 12 /* rows */
-
-/* Asks for a row that is needed soon: rows in raster order are too short for the hardware to see
- * them coming. */
-static void fetch_row(const struct rows *rows, int64_t position)
+/* mean[] of the positions [begin, end). */
+static void mean_of(const struct problem *problem, const struct rows *rows, int64_t begin,
+                    int64_t end, float *mean)
 {
-    const char *row = row_at(rows, position);
-    for (size_t i = 0; i < (size_t)rows->count * dtype_size(rows->dtype); i += CACHE_LINE)
-        __builtin_prefetch(row + i);
-}
-
-/* mean[] of the positions [begin, end), four rows at a time. */
-static void mean_of(const struct rows *rows, int64_t begin, int64_t end, float *restrict mean)
-{
-    float copy[4][ROWS_MAX_HEAD_DIM], scale = 1.0f / (float)(end - begin);
-    int64_t position = begin;
-    memset(mean, 0, (size_t)rows->count * sizeof(*mean));
-    for (; position + 4 <= end; position += 4) {
-        const float *row[4];
-        for (int i = 0; i < 4; i++) {
-            row[i] = rows_read(rows, position + i, copy[i]);
-            if (position + i + FETCH_AHEAD < end)
-                fetch_row(rows, position + i + FETCH_AHEAD);
+    float row[ROWS_MAX_HEAD_DIM], scale = 1.0f / (float)(end - begin);
+    if (rows_are_floats(rows)) {
+        const float *base = (const float *)rows->base;
+        const int64_t *place = rows->order ? rows->order + begin : NULL;
+        cpu_kernel_of(problem)->pool(place ? base : base + begin * rows->token_stride,
+                                     rows->token_stride, place, end - begin, rows->count, mean);
+    } else {
+        memset(mean, 0, (size_t)rows->count * sizeof(*mean));
+        for (int64_t position = begin; position < end; position++) {
+            rows_load(rows, position, row);
+            for (int32_t i = 0; i < rows->count; i++)
+                mean[i] += row[i];
         }
-        for (int32_t i = 0; i < rows->count; i++)
-            mean[i] += (row[0][i] + row[1][i]) + (row[2][i] + row[3][i]);
-    }
-    for (; position < end; position++) {
-        const float *row = rows_read(rows, position, copy[0]);
-        for (int32_t i = 0; i < rows->count; i++)
-            mean[i] += row[i];
     }
     for (int32_t i = 0; i < rows->count; i++)
         mean[i] *= scale;
@@ -80,7 +69,7 @@ static void pool_keys(const struct run *run, const struct scratch_cpu *scratch, 
     int64_t panels = head * scratch->mean_panels * head_dim * MEAN_PANEL_BLOCKS;
     float *mean = scratch->k_mean + offset, variance[ROWS_MAX_HEAD_DIM];
     struct rows rows = rows_of(problem, run->k, head);
-    mean_of(&rows, begin, end, mean);
+    mean_of(problem, &rows, begin, end, mean);
     put_in_panel(scratch->k_mean_panels + panels, block, mean, rows.count);
     if (scratch->k_spread_panels) {
         variance_of(&rows, begin, end, mean, variance);
@@ -88,7 +77,7 @@ static void pool_keys(const struct run *run, const struct scratch_cpu *scratch, 
     }
     if (run->v) {
         rows = rows_of(problem, run->v, head);
-        mean_of(&rows, begin, end, scratch->v_mean + offset);
+        mean_of(problem, &rows, begin, end, scratch->v_mean + offset);
     }
 }
 
@@ -120,7 +109,7 @@ draftattn_status cpu_pool(const struct run *run)
         } else {
             block -= key_blocks;
             struct rows rows = rows_of(problem, run->q, head);
-            mean_of(&rows, problem->query_begin[block], problem->query_begin[block + 1],
+            mean_of(problem, &rows, problem->query_begin[block], problem->query_begin[block + 1],
                     scratch.q_mean + (head * query_blocks + block) * head_dim);
         }
     }

@@ -87,6 +87,7 @@ static void fit_head(const struct run *run, const struct scratch_cpu *scratch, i
     stats->error = stats->error_before = relative(error, norm);
     if (!run->repair || fit.rows < MIN_FIT_ROWS || error == 0)
         return;
+    fit.error = error;
     if (!cpu_kernel_of(problem)->repair->fit(&fit))
         return;
     double gain = error - fit.error_unseen;

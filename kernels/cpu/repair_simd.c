@@ -356,7 +356,7 @@ static bool fit_rows(struct repair_fit *fit)
         return false;
     invert(b.upper, n, b.inverse);
     solve(&b, n, fit->head_dim);
-    if (!judge(fit, &b, lambda))
+    if (!judge(fit, &b, lambda) || fit->error_unseen >= fit->error)
         return false;
     finish(fit, &b, beta);
     return true;

@@ -18,6 +18,7 @@ struct repair_fit {
     const float *o;     /* [rows][head_dim] sparse outputs */
     const float *q;     /* [rows][head_dim] at any scale */
     const float *exact; /* [rows][head_dim] */
+    double error;       /* sum of squares of exact - o */
     float *weight;      /* out: [2 * head_dim][head_dim]; the lower half applies to q as it is */
     float *shift;       /* out: [head_dim] */
     double
@@ -26,8 +27,8 @@ struct repair_fit {
     void *scratch;      /* repair_fit_bytes() */
 };
 
-/* False where the features do not vary or rounding has eaten the solution; the outputs are then
- * undefined. */
+/* False where the features do not vary, rounding has eaten the solution or unseen rows gain nothing;
+ * the outputs are then undefined. */
 typedef bool (*repair_fit_fn)(struct repair_fit *fit);
 
 /* o[row] += shift + [o[row], q[row]] weight, in place; fixed is scratch [rows][head_dim]. */

@@ -75,10 +75,16 @@ static inline void rows_load(const struct rows *rows, int64_t position, float *o
     }
 }
 
+/* Whether rows can be used where they lie. */
+static inline bool rows_are_floats(const struct rows *rows)
+{
+    return rows->dtype == DRAFTATTN_F32 && rows->element_stride == 1;
+}
+
 /* Where the row lies, if it can be used there; else copy, filled. */
 static inline const float *rows_read(const struct rows *rows, int64_t position, float *copy)
 {
-    if (rows->dtype == DRAFTATTN_F32 && rows->element_stride == 1)
+    if (rows_are_floats(rows))
         return row_at(rows, position);
     rows_load(rows, position, copy);
     return copy;
