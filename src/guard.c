@@ -1,7 +1,7 @@
 /*
  * Owns the dense guards: which steps and layers run dense, and why. Guards look at the plan and at
- * what the caller tells about the step; what is unknown guards nothing. The break-even comes last: a
- * block list of the caller's stands above it and below the others (attention.c).
+ * what the caller tells about the step; what is unknown guards nothing. The break-even comes last:
+ * a block list of the caller's stands above it and below the others (attention.c).
  */
 #include "error.h"
 #include "plan.h"

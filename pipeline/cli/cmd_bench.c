@@ -105,7 +105,7 @@ static const char *kernel_at(const void *user, size_t index)
 
 /* ---- grids ----------------------------------------------------------------------------------- */
 
-/* Copies the word at *list, up to a comma, and goes on to the next; *list is NULL after the last. */
+/* Copies the word at *list, up to a comma, and goes on; *list is NULL after the last. */
 static void next_word(const char **list, char *word, size_t size)
 {
     size_t length = strcspn(*list, ",");

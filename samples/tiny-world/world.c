@@ -5,9 +5,9 @@
  *
  * One scene is a row of SCENE floats (see vector() in world.py): 0 ground, 1 sky, 2 camera, 3 hill
  * phase, 4 object count, 5 sun azimuth; objects at 8 and 20, each: 0 shape (0 ball, 1 cube), 1-3
- * colour, 4 radius, 5 motion, 6 base x, 7 base z, 8 phase, 9 radius of its
- * circle. The output is float32 [scenes][3][T][H][W] in [-1, 1]. The world has x to the right,
- * y up, z away from the viewer; time u runs from 0 to 1.
+ * colour, 4 radius, 5 motion, 6 base x, 7 base z, 8 phase, 9 radius of its circle. The output is
+ * float32 [scenes][3][T][H][W] in [-1, 1]. The world has x to the right, y up, z away from the
+ * viewer; time u runs from 0 to 1.
  */
 #include <math.h>
 
