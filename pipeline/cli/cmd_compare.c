@@ -12,6 +12,7 @@
 
 #include "../compare.h"
 #include "../interrupt.h"
+#include "../io/output_file.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -113,10 +114,17 @@ static bool make_folder(struct outputs *out, struct error *error)
     if (!out->folder[0])
         return true;
     out->made = mkdir(out->folder, 0777) == 0;
-    if (out->made || (errno == EEXIST && stat(out->folder, &info) == 0 && S_ISDIR(info.st_mode)))
+    if (out->made)
         return true;
-    return error_set(error, "--output '%s': cannot make this folder: %s", out->folder,
-                     strerror(errno));
+    int reason = errno;
+    if (reason != EEXIST)
+        return error_set(error, "--output '%s': cannot make this folder: %s", out->folder,
+                         output_file_reason(reason));
+    return (stat(out->folder, &info) == 0 && S_ISDIR(info.st_mode)) ||
+           error_set(error,
+                     "--output '%s': is there and no folder; name another, or NAME.html for files "
+                     "beside each other",
+                     out->folder);
 }
 
 /* ---- variants -------------------------------------------------------------------------------- */

@@ -48,20 +48,27 @@ void heatmap_mask_colour(double t, uint8_t rgb[3])
     interpolate(mask_stops, COUNT(mask_stops), t, rgb);
 }
 
+/* The numbers of the first and the last cell, or of the one there is. */
+static void write_ticks(struct html *html, const char *name, int64_t first, int64_t last)
+{
+    html_print(html, "<span class=\"%s\"><i>%lld</i>", name, (long long)first);
+    if (last > first)
+        html_print(html, "<i>%lld</i>", (long long)last);
+    html_print(html, "</span>");
+}
+
 void heatmap_axes_begin(struct html *html, const struct heatmap_axes *axes)
 {
-    html_print(html,
-               "<div class=\"axes\"><span class=\"row-name\">%s</span>"
-               "<span class=\"row-ticks\"><i>%lld</i><i>%lld</i></span><div class=\"cells\">",
-               axes->row_name, (long long)axes->first_row, (long long)axes->last_row);
+    html_print(html, "<div class=\"axes\"><span class=\"row-name\">%s</span>", axes->row_name);
+    write_ticks(html, "row-ticks", axes->first_row, axes->last_row);
+    html_print(html, "<div class=\"cells\">");
 }
 
 void heatmap_axes_end(struct html *html, const struct heatmap_axes *axes)
 {
-    html_print(html,
-               "</div><span class=\"column-ticks\"><i>%lld</i><i>%lld</i></span>"
-               "<span class=\"column-name\">%s</span></div>",
-               (long long)axes->first_column, (long long)axes->last_column, axes->column_name);
+    html_print(html, "</div>");
+    write_ticks(html, "column-ticks", axes->first_column, axes->last_column);
+    html_print(html, "<span class=\"column-name\">%s</span></div>", axes->column_name);
 }
 
 bool heatmap_image(struct html *html, const float *values, int64_t rows, int64_t columns,

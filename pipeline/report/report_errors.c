@@ -10,9 +10,10 @@
 
 enum { CELLS = 48, CELL_BYTES = 110 };
 
+/* Over all variants; negative where nothing was estimated. */
 static double largest(const struct comparison *c)
 {
-    double high = 0;
+    double high = -1;
     for (int64_t v = 1; v < c->variant_count; v++)
         for (int64_t i = 0; c->variants[v].error_worst && i < c->steps * c->layers; i++)
             if (isfinite(c->variants[v].error_worst[i]))
@@ -118,8 +119,10 @@ bool report_errors(struct report *report, struct error *error)
     char labels[3][16];
     (void)error;
     if (!(high > 0)) {
-        html_print(html, "<p class=\"note\">No error was estimated: it takes sparse steps and "
-                         "probe rows (--probes 256).</p>\n");
+        html_print(html, "<p class=\"note\">%s.</p>\n",
+                   high < 0 ? "No error was estimated: it takes sparse steps and probe rows "
+                              "(--probes 256)"
+                            : "Every estimated error is 0: no block was skipped");
         return true;
     }
     for (int i = 0; i < 3; i++)

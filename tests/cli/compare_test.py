@@ -244,7 +244,7 @@ class CompareErrors(Case):
     def test_outputs(self):
         with open(self.path("file"), "w", encoding="utf-8"):
             pass
-        self.refuse(compare(output="file"), 1, "--output 'file'", left=["file"])
+        self.refuse(compare(output="file"), 1, "--output 'file'", "no folder", left=["file"])
         self.refuse(compare(output="file/x"), 1, "--output 'file/x'", left=["file"])
         self.refuse(compare(output="missing/x"), 1, "missing/x", "No such file", left=["file"])
         self.refuse(compare(output="missing/x.html"), 1, "missing/", left=["file"])

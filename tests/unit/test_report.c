@@ -112,6 +112,22 @@ static void test_contents(void **state)
     case_close(&c);
 }
 
+/* Errors of 0 are something else than none. */
+static void test_no_errors(void **state)
+{
+    for (int estimated = 0; estimated < 2; estimated++) {
+        struct comparison_case c;
+        case_open(&c);
+        for (int i = 0; i < CASE_STEPS * CASE_LAYERS; i++)
+            c.variants[1].error_worst[i] = c.variants[1].error_median[i] = estimated ? 0 : NAN;
+        char *page = write_and_read(*state, &c.comparison);
+        assert_int_equal(occurrences(page, "No error was estimated"), !estimated);
+        assert_int_equal(occurrences(page, "Every estimated error is 0"), estimated);
+        free(page);
+        case_close(&c);
+    }
+}
+
 /* The map of the head with the largest error says so, and of which forward pass it is. */
 static void test_worst_head(void **state)
 {
@@ -441,6 +457,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_contents, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_worst_head, scratch_setup, scratch_teardown),
+        cmocka_unit_test_setup_teardown(test_no_errors, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_no_raw_nan, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_hostile_text, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_long_prompt, scratch_setup, scratch_teardown),
