@@ -26,6 +26,7 @@ struct attend_tile {
     const struct rows *q, *o; /* o: normalised; 0 where a row sees nothing */
     int64_t q_begin, o_begin; /* positions of the first row */
     int32_t rows;             /* 1 .. ATTEND_MAX_ROWS */
+    bool stream;              /* o will not be found in a cache: write it past them */
     float scale;              /* of the base-2 logits: softmax_scale * log2(e) */
     float *lse; /* [rows] natural logarithm, -INFINITY where a row sees nothing; may be NULL */
     const struct attend_panel *panels;

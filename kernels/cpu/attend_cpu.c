@@ -12,6 +12,9 @@
 
 #define LOG2_E 1.44269504088896340736
 
+/* Outputs of a call from which on they would push out what is read, and be pushed out themselves. */
+#define STREAM_BYTES (16 << 20)
+
 /* One tile on its way: where its panels come from and where they are listed. */
 struct listing {
     const struct problem *problem;
@@ -208,6 +211,8 @@ draftattn_status cpu_attend(const struct run *run, int64_t first, int64_t count)
     scratch_cpu_open(problem, run->scratch, &scratch, NULL);
     float scale = (float)((double)problem->desc.softmax_scale * LOG2_E);
     int64_t tasks = list_tasks(run, &scratch, first, count);
+    bool stream = problem->heads * problem->tokens * problem->desc.head_dim >
+                  STREAM_BYTES / (int64_t)sizeof(float);
     if (run->probes)
         list_probe_tokens(problem, &scratch);
 #pragma omp parallel num_threads(problem->threads)
@@ -217,7 +222,7 @@ draftattn_status cpu_attend(const struct run *run, int64_t first, int64_t count)
         for (int64_t i = 0; i < tasks; i++) {
             const struct task_cpu *task = &scratch.tasks[i];
             struct attend_tile tile = {
-                .panels = thread.panels, .scale = scale, .scratch = thread.work};
+                .panels = thread.panels, .scale = scale, .stream = stream, .scratch = thread.work};
             tile.panel_count = list_panels(run, &scratch, first, task, &thread);
             if (task->block < problem->query_blocks)
                 attend_block(run, &scratch, first, task, &thread, &tile);

@@ -214,6 +214,7 @@ static void make_problem(struct tile_problem *problem, bool plain, struct random
         .o = &problem->o_rows,
         .lse = problem->lse,
         .rows = problem->rows,
+        .stream = problem->rows % 2 == 1,
         /* 1 / sqrt(head_dim) is what makes logits of unit variance; times log2(e). */
         .scale = (float)(1.442695 / sqrt((double)head_dim)),
         .panels = problem->panels,
