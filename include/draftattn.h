@@ -99,7 +99,8 @@ typedef enum draftattn_order {
 } draftattn_order;
 
 typedef enum draftattn_stage {
-    DRAFTATTN_STAGE_ORDER = 0, /* raster to block order, conversion to the compute type */
+    DRAFTATTN_STAGE_ORDER = 0, /* keys and values to block order and the compute type, where the
+                                  kernels cannot read them in place */
     DRAFTATTN_STAGE_POOL = 1,
     DRAFTATTN_STAGE_DRAFT = 2,
     DRAFTATTN_STAGE_SELECT = 3,
@@ -327,7 +328,8 @@ DRAFTATTN_API draftattn_status draftattn_plan_order(const draftattn_plan *plan, 
  * Density 1 equals dense attention. A row that sees nothing gives o = 0 and lse = -infinity.
  *
  * step       NULL = no guard by step or layer acts
- * q, k, v    [batch, heads, tokens, head_dim] of in_dtype, in the memory space of the backend
+ * q, k, v    [batch, heads, tokens, head_dim] of in_dtype, in the memory space of the backend; must
+ *            not overlap the workspace
  * o          the same shape, out_dtype; must not overlap q, k, v or the workspace
  * lse        NULL, or F32 [batch, heads, tokens, 1]: natural logarithm of the denominator above.
  *            Repair does not change it

@@ -21,6 +21,9 @@
 #define BENCH_MAX_SPARSITY 16
 #define BENCH_MAX_RUNS     100
 
+/* Beside dense: every sparsity without probe rows and with them. */
+#define BENCH_MAX_SPARSE (2 * BENCH_MAX_SPARSITY)
+
 struct bench_setup {
     draftattn_kernel_info kernel;
     draftattn_grid grid;
@@ -43,7 +46,7 @@ struct bench_lab {
     struct bench_setup setup;
     draftattn_context *context;
     int count;
-    struct bench_contender contenders[BENCH_MAX_SPARSITY + 1];
+    struct bench_contender contenders[1 + BENCH_MAX_SPARSE];
     float *data; /* q, k, v, o, each [heads][tokens][head_dim] */
     void *workspace;
     size_t workspace_bytes;
@@ -100,8 +103,8 @@ struct bench_break_even {
     int64_t predicted; /* the plan's; INT64_MAX = never */
 };
 
-/* Fills rows[count] for the settings with these sparsities; setup without grid. Fails after Ctrl-C.
- */
+/* Fills rows[count], of which there are at most BENCH_MAX_SPARSE, for the settings with these
+ * sparsities and probes; setup without grid. Fails after Ctrl-C. */
 bool bench_break_even_measure(const struct bench_setup *setup, const draftattn_plan_desc *desc,
                               struct bench_break_even *rows, int count, double deadline,
                               struct error *error);

@@ -9,6 +9,7 @@
 #include "clock.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 /* In frames of 8 x 16 tokens: query blocks. */
 static const int64_t lengths[] = {2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64};
@@ -93,20 +94,23 @@ bool bench_break_even_measure(const struct bench_setup *setup, const draftattn_p
                               struct bench_break_even *rows, int count, double deadline,
                               struct error *error)
 {
-    struct crossing crossings[BENCH_MAX_SPARSITY] = {{0}};
+    struct crossing crossings[BENCH_MAX_SPARSE] = {{0}};
     struct bench_setup grown = *setup;
-    struct bench_lab lab = {0};
+    struct bench_lab *lab = calloc(1, sizeof *lab);
     bool ok = true;
+    if (!lab)
+        return error_out_of_memory(error, "the measurement", sizeof *lab);
     for (int i = 0; i < count; i++)
         rows[i].measured = NAN;
     for (size_t i = 0; ok && i < LENGTHS && !all_done(crossings, count); i++) {
         double start = clock_seconds();
         grown.grid = (draftattn_grid){lengths[i], 8, 16, 0};
-        ok = measure_length(&lab, &grown, desc, rows, crossings, count, error);
-        bench_lab_close(&lab);
+        ok = measure_length(lab, &grown, desc, rows, crossings, count, error);
+        bench_lab_close(lab);
         double next = clock_seconds() - start; /* at the least */
         if (clock_seconds() + next > deadline)
             break;
     }
+    free(lab);
     return ok;
 }

@@ -34,18 +34,20 @@
         return a[0];                                                                               \
     }
 
+struct yardstick {
+    float (*loop)(int64_t rounds);
+    int lanes;
+};
+
+/* clang-format off: it takes macros that make functions for declarations */
 PEAK_LOOP(loop_128, 16)
 #if defined(__x86_64__)
 __attribute__((target("avx2,fma"))) PEAK_LOOP(loop_256, 32) __attribute__((target("avx512f")))
 PEAK_LOOP(loop_512, 64)
 #endif
+    /* clang-format on */
 
-    struct yardstick {
-    float (*loop)(int64_t rounds);
-    int lanes;
-};
-
-static struct yardstick yardstick_of(draftattn_backend backend)
+    static struct yardstick yardstick_of(draftattn_backend backend)
 {
 #if defined(__x86_64__)
     if (backend == DRAFTATTN_BACKEND_AVX512)

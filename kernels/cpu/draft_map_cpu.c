@@ -52,7 +52,7 @@ static void logits_row(const struct problem *problem, const float *q, const floa
 static void spread_row(const struct problem *problem, const float *q, const float *panels,
                        int64_t panel_floats, float *row)
 {
-    float square[512], product[MEAN_PANEL_BLOCKS];
+    float square[ROWS_MAX_HEAD_DIM], product[MEAN_PANEL_BLOCKS];
     int64_t blocks = problem->video_key_blocks;
     for (int32_t d = 0; d < problem->desc.head_dim; d++)
         square[d] = q[d] * q[d];

@@ -34,7 +34,8 @@
 #define SEARCH_TOKENS 2048
 #define SEARCH_RUNS   6
 
-struct session {
+/* What is to be done, and the time for it. */
+struct agenda {
     const struct bench_settings *settings;
     struct console *console;
     struct bench_report *report;
@@ -50,7 +51,7 @@ struct estimate {
 };
 
 /* Operations a second of a dense run that takes no time. */
-static bool first_rate(const struct session *s, const draftattn_kernel_info *kernel,
+static bool first_rate(const struct agenda *s, const draftattn_kernel_info *kernel,
                        int32_t head_dim, double *rate, struct error *error)
 {
     const struct bench_setup setup = {.kernel = *kernel,
@@ -80,7 +81,7 @@ static double sparse_share(double sparsity)
     return 1 - sparsity + SPARSE_EXTRA;
 }
 
-static struct estimate estimate(const struct session *s, const struct bench_grid *grid, double rate)
+static struct estimate estimate(const struct agenda *s, const struct bench_grid *grid, double rate)
 {
     const struct bench_settings *set = s->settings;
     struct estimate e = {.dense = bench_dense_flops(&grid->grid, 1, grid->head_dim) / rate};
@@ -113,7 +114,7 @@ static int choose_runs(const struct estimate *e, double share, int32_t heads, in
     return fit < 1 ? 1 : fit < runs ? (int)fit : runs;
 }
 
-static bool add_contenders(const struct session *s, struct bench_lab *lab, struct error *error)
+static bool add_contenders(const struct agenda *s, struct bench_lab *lab, struct error *error)
 {
     const struct bench_settings *set = s->settings;
     draftattn_plan_desc desc = set->desc;
@@ -131,7 +132,7 @@ static bool add_contenders(const struct session *s, struct bench_lab *lab, struc
 
 /* The contenders take turns. Of the first turn, what no longer fits after dense is left out; later
  * ones are begun only where all of it fits. */
-static bool take_turns(const struct session *s, struct bench_lab *lab, int runs,
+static bool take_turns(const struct agenda *s, struct bench_lab *lab, int runs,
                        struct bench_result *result, struct error *error)
 {
     double warm_up, turn = 0;
@@ -158,7 +159,7 @@ static bool take_turns(const struct session *s, struct bench_lab *lab, int runs,
     return true;
 }
 
-static bool measure(const struct session *s, struct bench_result *result, int runs,
+static bool measure(const struct agenda *s, struct bench_result *result, int runs,
                     struct error *error)
 {
     const struct bench_setup setup = {.kernel = *result->kernel,
@@ -192,7 +193,7 @@ static void leave_out(struct bench_result *result, double takes, double left)
 }
 
 /* False after Ctrl-C alone; what the library or memory refuses is left out with its words. */
-static bool run_job(struct session *s, struct bench_result *result, const struct estimate *e,
+static bool run_job(struct agenda *s, struct bench_result *result, const struct estimate *e,
                     double *rate, struct error *error)
 {
     const struct bench_settings *set = s->settings;
@@ -223,7 +224,7 @@ static bool run_job(struct session *s, struct bench_result *result, const struct
 }
 
 /* Every sparsity without probe rows and with them. */
-static bool run_break_even(struct session *s, const draftattn_kernel_info *kernel, double rate,
+static bool run_break_even(struct agenda *s, const draftattn_kernel_info *kernel, double rate,
                            struct error *error)
 {
     const struct bench_settings *set = s->settings;
@@ -234,7 +235,7 @@ static bool run_break_even(struct session *s, const draftattn_kernel_info *kerne
     if (set->desc.policy == DRAFTATTN_POLICY_DENSE)
         return true;
     *found = (struct bench_break_evens){.kernel = kernel, .head_dim = set->break_even_head_dim};
-    for (int i = 0; i < set->sparsity_count && found->count + 1 < BENCH_MAX_SPARSITY; i++) {
+    for (int i = 0; i < set->sparsity_count; i++) {
         found->rows[found->count++].sparsity = set->sparsity[i];
         if (set->desc.probes > 0)
             found->rows[found->count++] =
@@ -250,8 +251,14 @@ static bool run_break_even(struct session *s, const draftattn_kernel_info *kerne
     double deadline = fmin(s->deadline, clock_seconds() + 2 * share);
     struct error why = {0};
     if (!bench_break_even_measure(&setup, &set->desc, found->rows, found->count, deadline, &why)) {
-        *error = why;
-        return !why.interrupted;
+        if (why.interrupted) {
+            *error = why;
+            return false;
+        }
+        found->count = 0;
+        snprintf(found->why, sizeof found->why, "%.250s", why.text);
+        console_print(s->console, "left out: %s\n", found->why);
+        s->refused = s->refused || why.usage;
     }
     s->report->break_even_count++;
     return true;
@@ -263,7 +270,7 @@ static bool fits(const draftattn_kernel_info *kernel, int32_t head_dim)
 }
 
 /* Peak, first rate and break-even of a kernel; its results begin, yet to be filled. */
-static bool begin_kernel(struct session *s, int index, struct error *error)
+static bool begin_kernel(struct agenda *s, int index, struct error *error)
 {
     const struct bench_settings *set = s->settings;
     const draftattn_kernel_info *kernel = &set->kernels[index];
@@ -284,7 +291,7 @@ static bool begin_kernel(struct session *s, int index, struct error *error)
            run_break_even(s, kernel, *rate, error);
 }
 
-static bool run_jobs(struct session *s, bool small, struct error *error)
+static bool run_jobs(struct agenda *s, bool small, struct error *error)
 {
     for (int i = 0; i < s->report->result_count; i++) {
         struct bench_result *result = &s->report->results[i];
@@ -299,14 +306,15 @@ static bool run_jobs(struct session *s, bool small, struct error *error)
     return true;
 }
 
-static bool anything_measured(const struct session *s, struct error *error)
+static bool anything_measured(const struct agenda *s, struct error *error)
 {
     const struct bench_report *report = s->report;
     for (int i = 0; i < report->result_count; i++)
         if (report->results[i].row_count > 0)
             return true;
-    if (report->break_even_count > 0)
-        return true;
+    for (int i = 0; i < report->break_even_count; i++)
+        if (report->break_evens[i].count > 0)
+            return true;
     error_set(error, "nothing was measured: %s",
               report->result_count ? report->results[0].why : "no kernel fits a grid's head_dim");
     error->usage = s->refused;
@@ -322,16 +330,16 @@ bool bench_jobs_run(const struct bench_settings *settings, struct console *conso
     report->results = calloc(jobs, sizeof *report->results);
     if (!report->results)
         return error_out_of_memory(error, "the report", jobs * sizeof *report->results);
-    struct session session = {.settings = settings,
-                              .console = console,
-                              .report = report,
-                              .deadline = clock_seconds() + settings->limit};
+    struct agenda agenda = {.settings = settings,
+                            .console = console,
+                            .report = report,
+                            .deadline = clock_seconds() + settings->limit};
     for (int k = 0; k < settings->kernel_count; k++)
-        if (!begin_kernel(&session, k, error))
+        if (!begin_kernel(&agenda, k, error))
             return false;
-    if (!run_jobs(&session, true, error) || !run_jobs(&session, false, error))
+    if (!run_jobs(&agenda, true, error) || !run_jobs(&agenda, false, error))
         return false;
-    return anything_measured(&session, error);
+    return anything_measured(&agenda, error);
 }
 
 void bench_jobs_free(struct bench_report *report)

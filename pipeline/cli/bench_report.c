@@ -135,6 +135,10 @@ static void print_break_even(FILE *out, const struct bench_break_evens *found)
 {
     fprintf(out, "\nbreak-even, %s, %d heads x %d: tokens from which on sparse beats dense\n",
             found->kernel->name, found->heads, found->head_dim);
+    if (found->why[0]) {
+        fprintf(out, "  left out: %s\n", found->why);
+        return;
+    }
     fprintf(out, "  sparsity  probes   measured  predicted\n");
     for (int i = 0; i < found->count; i++) {
         const struct bench_break_even *row = &found->rows[i];

@@ -29,7 +29,8 @@ struct bench_break_evens {
     const draftattn_kernel_info *kernel;
     int32_t heads, head_dim;
     int count;
-    struct bench_break_even rows[BENCH_MAX_SPARSITY];
+    struct bench_break_even rows[BENCH_MAX_SPARSE];
+    char why[256]; /* it was left out */
 };
 
 struct bench_report {

@@ -6,6 +6,7 @@
 #include "suggest.h"
 
 #include "../interrupt.h"
+#include "../io/output_file.h"
 
 #include <draftattn.h>
 
@@ -128,7 +129,7 @@ int main(int argc, char **argv)
     interrupt_install();
     bool ok = run(argc, argv, &error);
     if (fflush(stdout) != 0 && ok)
-        ok = error_set(&error, "cannot write to standard output: %s", strerror(errno));
+        ok = error_set(&error, "cannot write to standard output: %s", output_file_reason(errno));
     if (ok)
         return 0;
     fprintf(stderr, "draftattn: %s\n", error.text);

@@ -80,6 +80,7 @@ class Library:
             desc.policy = 0
         else:
             desc.sparsity, desc.probes = sparsity, probes
+            desc.min_tokens = 1 # sparse whether it pays or not
         plan, size = C.c_void_p(), C.c_size_t()
         self.check(self.lib.draftattn_plan_create(C.byref(plan), self.context, C.byref(desc)))
         self.check(self.lib.draftattn_plan_workspace_size(plan, C.byref(size)))

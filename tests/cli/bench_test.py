@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import resource
 import signal
 import subprocess
 import time
@@ -91,6 +92,30 @@ class Bench(Case):
         self.assertLess(rows[0]["predicted"], rows[1]["predicted"])
         if rows[0]["measured"] and rows[1]["measured"]:
             self.assertLess(rows[0]["measured"], rows[1]["measured"])
+
+    def test_break_even_of_many(self):
+        """As many sparsities as are taken, each with probe rows and without."""
+        values = [round(0.05 * (i + 1), 2) for i in range(16)]
+        out, _ = self.succeed("bench", *GRID, "--break-even", "on", "--json", "--sparsity",
+                              ",".join(map(str, values)), "--runs", "1", "--time-limit", "4")
+        rows = json.loads(out)["break_even"]
+        kernel = rows[0]["kernel"]
+        self.assertEqual([(row["sparsity"], row["probes"]) for row in rows
+                          if row["kernel"] == kernel],
+                         [(value, probes) for value in values for probes in (0, 256)])
+
+    @unittest.skipIf(SANITIZED, "sanitizers reserve more address space than there is memory")
+    def test_break_even_without_memory(self):
+        """512 MiB of data where there is room for fewer: said, and the grid is measured."""
+        def limit():
+            resource.setrlimit(resource.RLIMIT_AS, (600 << 20, 600 << 20))
+        out, err = self.succeed("bench", "--grid", "2x8x16", "--heads", "1024", "--runs", "1",
+                                "--threads", "1", "--kernel", "attend_portable_d128", "--sparsity",
+                                "0.5", "--probes", "0", "--break-even", "on", "--time-limit",
+                                "86400", limits=limit)
+        self.assertIn("left out: not enough memory", err)
+        self.assertRegex(out, "break-even, .*\n  left out: not enough memory")
+        self.assertIn("speed-up", out)
 
     def test_usage(self):
         for flags, *words in (

@@ -568,7 +568,7 @@ class Output(Case):
             done = subprocess.run([PROGRAM, "help"], stdout=full, stderr=subprocess.PIPE,
                                   check=False)
         self.assertEqual(done.returncode, 1)
-        self.assertIn(b"standard output", done.stderr)
+        self.assertIn(b"standard output: No space left on device; make room", done.stderr)
 
     def test_too_large(self):
         """Said before the work, with a size that would fit."""

@@ -126,9 +126,32 @@ static void test_spread_ranks_a_run(void **state)
     library_case_close(&test);
 }
 
+/* Block means would be written over what they are made of. */
+static void test_inputs_outside_the_workspace(void **state)
+{
+    struct library_case test;
+    draftattn_plan_desc desc = odd_grid(128);
+    float map[6 * 6 * 6];
+    (void)state;
+    library_case_open(&test, &desc, DRAFTATTN_BACKEND_PORTABLE, 1);
+    assert_int_equal(test.info.video_query_blocks, 6);
+    draftattn_tensor inside = test.tk;
+    inside.data = (char *)test.workspace + test.workspace_size - sizeof(float);
+    assert_int_equal(draftattn_draft_map(test.plan, &test.tq, &inside, map, test.workspace,
+                                         test.workspace_size, NULL),
+                     DRAFTATTN_INVALID_ARGUMENT);
+    assert_error_names("k overlaps the workspace");
+    assert_int_equal(draftattn_draft_map(test.plan, &inside, &test.tk, map, test.workspace,
+                                         test.workspace_size, NULL),
+                     DRAFTATTN_INVALID_ARGUMENT);
+    assert_error_names("q overlaps the workspace");
+    library_case_close(&test);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_map_is_the_definition),
-                                       cmocka_unit_test(test_spread_ranks_a_run)};
+                                       cmocka_unit_test(test_spread_ranks_a_run),
+                                       cmocka_unit_test(test_inputs_outside_the_workspace)};
     return cmocka_run_group_tests_name("draft", tests, NULL, NULL);
 }
