@@ -3,8 +3,8 @@
  * instruction set with POOL_NAME and VECTOR_FLOATS from the build; rows are added one after the
  * other, so every instruction set gives the same bits.
  *
- * This is bound by memory: few instructions a row let several rows be on their way at once, and rows
- * in raster order, too short for the hardware to see them coming, are asked for ahead.
+ * This is bound by memory: few instructions a row let several rows be on their way at once, and
+ * rows in raster order, too short for the hardware to see them coming, are asked for ahead.
  */
 #include "pool_simd.h"
 

@@ -27,8 +27,8 @@ struct repair_fit {
     void *scratch;      /* repair_fit_bytes() */
 };
 
-/* False where the features do not vary, rounding has eaten the solution or unseen rows gain nothing;
- * the outputs are then undefined. */
+/* False where the features do not vary, rounding has eaten the solution or unseen rows gain
+ * nothing; the outputs are then undefined. */
 typedef bool (*repair_fit_fn)(struct repair_fit *fit);
 
 /* o[row] += shift + [o[row], q[row]] weight, in place; fixed is scratch [rows][head_dim]. */
