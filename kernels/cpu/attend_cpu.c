@@ -12,7 +12,7 @@
 
 #define LOG2_E 1.44269504088896340736
 
-/* Outputs of a call from which on they would push out what is read, and be pushed out themselves. */
+/* From so many on, outputs of a call would push out what is read, and be pushed out themselves. */
 #define STREAM_BYTES (16 << 20)
 
 /* One tile on its way: where its panels come from and where they are listed. */
