@@ -17,7 +17,7 @@ static char folder[64];
 static int make_folder(void **state)
 {
     (void)state;
-    strcpy(folder, "/tmp/draftattn-test-XXXXXX");
+    snprintf(folder, sizeof folder, "%s/draftattn-test-XXXXXX", P_tmpdir);
     return mkdtemp(folder) ? 0 : -1;
 }
 
