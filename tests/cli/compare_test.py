@@ -271,8 +271,8 @@ class CompareErrors(Case):
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         self.refuse(compare(), 1, "File too large", limits=limit)
 
-    def interrupt(self, wait_for, left, *more):
-        process = subprocess.Popen([PROGRAM, *compare("--size", "128x128", "--frames", "33",
+    def interrupt(self, wait_for, left, *more, frames=33):
+        process = subprocess.Popen([PROGRAM, *compare("--size", "128x128", "--frames", str(frames),
                                                       "--steps", "4", *more)], cwd=self.work,
                                    stderr=subprocess.PIPE, stdout=subprocess.PIPE,
                                    env=self.environment())
@@ -297,8 +297,9 @@ class CompareErrors(Case):
         self.assertEqual(self.probe("out/dense.mp4")[2], 33)
 
     def test_interrupted_at_the_end(self):
+        """Frames enough that measuring them takes longer than this process may be kept waiting."""
         self.interrupt(b"PSNR and SSIM", ["dense.mp4", "draft-0.75.mp4", "draft-0.9.mp4"],
-                       "--steps", "1", "--cfg", "1")
+                       "--steps", "1", "--cfg", "1", frames=129)
 
 
 if __name__ == "__main__":
