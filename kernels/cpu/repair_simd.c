@@ -20,8 +20,9 @@
  *   1  4 x 2 accumulators, one pivot at a time, full squares     fit 2.0 ms
  *   2  4 x 4 accumulators, 4 pivots, triangles                   fit 1.2 ms
  *   3  8 pivots, sums of squares in 16 lanes                     fit 0.9 ms
+ *   4  rows of the triangles in whole registers; features in one vectorised pass: with 128 rows
+ *      0.10 -> 0.066 ms
  *   apply to 2304 rows: 1.0 ms with 4 x 2, 0.85 ms with 4 x 4 accumulators
- * With 128 rows the fit takes 0.2 ms, more than half of it in the products.
  */
 #include "repair_simd.h"
 
@@ -197,7 +198,9 @@ static bool factorise_rows(double *u, int64_t n, int64_t first, int64_t end)
     return true;
 }
 
-/* a = u^T u in place, upper triangle by rows; false where it is not positive definite. */
+/* a = u^T u in place, upper triangle by rows; false where it is not positive definite. Rows are
+ * worked on from a multiple of PIVOTS on, in whole registers: what lies there below the diagonal
+ * must be numbers, and is left as others. */
 static bool factorise(double *u, int64_t n)
 {
     int64_t k = 0;
@@ -206,9 +209,10 @@ static bool factorise(double *u, int64_t n)
             return false;
         for (int64_t i = k + PIVOTS; i < n; i++) {
             double factors[PIVOTS];
+            int64_t begin = i - i % PIVOTS;
             for (int p = 0; p < PIVOTS; p++)
                 factors[p] = u[(k + p) * n + i];
-            subtract_all(n - i, factors, u + k * n + i, n, u + i * n + i);
+            subtract_all(n - begin, factors, u + k * n + begin, n, u + i * n + begin);
         }
     }
     return factorise_rows(u, n, k, n);
@@ -223,8 +227,10 @@ static void invert(const double *u, int64_t n, double *v)
         memset(row, 0, (size_t)n * sizeof(*row));
         row[i] = 1;
         /* Below its diagonal v is 0, so that rows can go together from the first one's diagonal. */
-        for (; k + PIVOTS <= n; k += PIVOTS)
-            subtract_all(n - k, u + i * n + k, v + k * n + k, n, row + k);
+        for (; k + PIVOTS <= n; k += PIVOTS) {
+            int64_t begin = k - k % PIVOTS; /* what is added there is 0 */
+            subtract_all(n - begin, u + i * n + k, v + k * n + begin, n, row + begin);
+        }
         for (; k < n; k++)
             subtract(n - k, u[i * n + k], v + k * n + k, row + k);
         double scale = 1 / u[i * n + i];
@@ -262,10 +268,12 @@ static float make_features(struct repair_fit *fit, struct buffers *b)
     double q_norm = sum_of_squares(fit->q, NULL, n * d);
     float beta = q_norm > 0 ? (float)sqrt(o_norm / q_norm) : 0;
     for (int64_t r = 0; r < n; r++) {
+        const float *o = fit->o + r * d, *q = fit->q + r * d, *exact = fit->exact + r * d;
+        float *restrict x = b->x + r * features, *restrict residual = b->residual + r * d;
         for (int64_t i = 0; i < d; i++) {
-            b->x[r * features + i] = fit->o[r * d + i];
-            b->x[r * features + d + i] = beta * fit->q[r * d + i];
-            b->residual[r * d + i] = fit->exact[r * d + i] - fit->o[r * d + i];
+            x[i] = o[i];
+            x[d + i] = beta * q[i];
+            residual[i] = exact[i] - o[i];
         }
     }
     centre(b->x, n, features, features, b->mean);
@@ -350,8 +358,8 @@ static bool fit_rows(struct repair_fit *fit)
                      (struct matrix){b.x + r * features, features}, (struct matrix){b.xt + r, n},
                      b.gram + r * n + r, n);
     for (int64_t i = 0; i < n; i++)
-        for (int64_t j = i; j < n; j++)
-            b.upper[i * n + j] = (double)b.gram[i * n + j] + (i == j ? lambda : 0);
+        for (int64_t j = i - i % PIVOTS; j < n; j++)
+            b.upper[i * n + j] = j < i ? 0 : (double)b.gram[i * n + j] + (i == j ? lambda : 0);
     if (!factorise(b.upper, n))
         return false;
     invert(b.upper, n, b.inverse);
