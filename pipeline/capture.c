@@ -8,6 +8,7 @@
 #include "capture.h"
 
 #include "clock.h"
+#include "median.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -274,12 +275,6 @@ void capture_attention(struct capture *capture, struct self_attention *attention
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
-static int compare_floats(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
 static bool hand_over_errors(struct capture *capture, struct comparison_variant *variant,
                              struct error *error)
 {
@@ -292,9 +287,7 @@ static bool hand_over_errors(struct capture *capture, struct comparison_variant 
     for (size_t i = 0; i < calls; i++) {
         float *errors = capture->errors + i * limit;
         size_t count = (size_t)capture->counts[i];
-        qsort(errors, count, sizeof *errors, compare_floats);
-        variant->error_median[i] =
-            count ? (errors[(count - 1) / 2] + errors[count / 2]) / 2 : (float)NAN;
+        variant->error_median[i] = count ? (float)median_sort(errors, count) : (float)NAN;
         variant->error_worst[i] = count ? errors[count - 1] : (float)NAN;
     }
     return true;

@@ -11,7 +11,7 @@
 struct cpu_kernel {
     attend_fn attend; /* NULL for the reference, which has no micro-kernel */
     const struct repair_kernels *repair;
-    pool_sum_fn pool;
+    pool_sum_fn pool; /* NULL for the reference, which pools in double precision */
 };
 
 static inline const struct cpu_kernel *cpu_kernel_of(const struct problem *problem)

@@ -9,7 +9,7 @@
 #define DECLARE_AVX2(name)     DECLARE_SIMD(name, avx2)
 #define DECLARE_PORTABLE(name) DECLARE_SIMD(name, portable)
 #define DECLARE_REFERENCE(name)                                                                    \
-    static const struct cpu_kernel name##_kernel = {NULL, &repair_portable, pool_portable};
+    static const struct cpu_kernel name##_kernel = {NULL, &repair_portable, NULL};
 
 #define KERNEL(backend, name, head_dim) DECLARE_##backend(name)
 #include "variants.def"

@@ -8,6 +8,8 @@
  */
 #include "self_attention.h"
 
+#include "../median.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -211,12 +213,6 @@ bool self_attention_run(struct self_attention *attention, const draftattn_step *
     return true;
 }
 
-static int compare_floats(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
 /* NaN for none; the array is left as it is. Out of memory also gives NaN: a report is not worth
  * failing. */
 static double median(const float *values, size_t count)
@@ -225,8 +221,7 @@ static double median(const float *values, size_t count)
     if (!sorted)
         return NAN;
     memcpy(sorted, values, count * sizeof *sorted);
-    qsort(sorted, count, sizeof *sorted, compare_floats);
-    double middle = ((double)sorted[(count - 1) / 2] + (double)sorted[count / 2]) / 2.0;
+    double middle = median_sort(sorted, count);
     free(sorted);
     return middle;
 }
