@@ -114,11 +114,17 @@ class Work:
             value = value.detach().cpu().contiguous()
             bytes_ = value.numel() * value.element_size()
             if part and size + bytes_ > limit:
-                save_file(part, self.path(f"{name}-{count}.safetensors"))
+                self.save_part(name, count, part)
                 part, size, count = {}, 0, count + 1
             part[key] = value
             size += bytes_
-        save_file(part, self.path(f"{name}-{count}.safetensors"))
+        self.save_part(name, count, part)
+
+    def save_part(self, name, count, tensors):
+        """Whole or not at all, also where several processes do it at once."""
+        own = self.path(f"{name}-{count}.{os.getpid()}")
+        save_file(tensors, own)
+        os.replace(own, self.path(f"{name}-{count}.safetensors"))
 
     def forget(self, name):
         count = 0

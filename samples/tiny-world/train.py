@@ -1,7 +1,8 @@
 """Trains the tiny Wan-format text-to-video model on the rendered world: README.md has the order of stages.
 
 Every stage is limited by time, not by steps, and keeps its state in the work folder, so that it can go on
-from there. Do not run two stages in one work folder at once.
+from there. Do not run two stages in one work folder at once. The stage dit uses several GPUs when
+torchrun starts it: torchrun --nproc-per-node 2 train.py dit SECONDS.
 """
 
 import argparse

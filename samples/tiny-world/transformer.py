@@ -5,6 +5,7 @@ import math
 import os
 import random
 import time
+import typing
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 import vae as video_vae
 import world
 from optimizer import Average, Optimizer
+from ranks import Ranks
 from settings import (
     CONTEXT,
     DEVICE,
@@ -26,12 +28,23 @@ from settings import (
     latent_shape,
 )
 
-# frames, height, width, latents kept, batch, share among the large sizes
+
+class Size(typing.NamedTuple):
+    frames: int
+    height: int
+    width: int
+    kept: int  # latents
+    batch: int  # such that steps of all sizes take about the same time
+    refresh: int  # steps after which new latents come
+    shift: float  # of the noise levels; the larger a video, the more noise hides its scene
+    share: float  # of the steps at large sizes
+
+
 SIZES = [
-    (33, 256, 256, 8192, 36, 0.0),
-    (49, 384, 384, 512, 10, 0.35),
-    (49, 288, 512, 384, 10, 0.25),
-    (65, 512, 512, 224, 3, 0.4),
+    Size(33, 256, 256, 8192, 36, 16, 3.0, 0.0),
+    Size(49, 384, 384, 1024, 10, 4, 5.0, 0.38),
+    Size(49, 288, 512, 768, 10, 4, 5.0, 0.17),
+    Size(65, 512, 512, 512, 4, 4, 7.0, 0.45),
 ]
 OBJECT_WEIGHT = 6.0
 
@@ -183,14 +196,13 @@ class Latents:
     """A ring of normalised latents with captions, filled by rendering and encoding."""
 
     def __init__(self, vae, tokenizer, seed, size):
-        frames, height, width, kept, self.batch, _ = size
         self.vae, self.tokenizer, self.random = vae, tokenizer, random.Random(seed)
-        self.shape, self.shift, self.at = size[:3], flow_shift(*size[:3]), 0
-        shape = latent_shape(frames, height, width)
-        self.latents = torch.empty(kept, *shape, dtype=torch.float16, device=DEVICE)
-        self.where = torch.empty(kept, 1, *shape[1:], dtype=torch.float16, device=DEVICE)
-        self.ids = torch.zeros(2, kept, TOKENS, dtype=torch.long, device=DEVICE)
-        self.each = max(1, min(8, 8 * 33 * 256 * 256 // (frames * height * width)))
+        self.size, self.shape, self.at, self.drawn = size, size[:3], 0, 0
+        shape = latent_shape(*self.shape)
+        self.latents = torch.empty(size.kept, *shape, dtype=torch.float16, device=DEVICE)
+        self.where = torch.empty(size.kept, 1, *shape[1:], dtype=torch.float16, device=DEVICE)
+        self.ids = torch.zeros(2, size.kept, TOKENS, dtype=torch.long, device=DEVICE)
+        self.each = max(1, min(8, 8 * 33 * 256 * 256 // math.prod(self.shape)))
 
     def add(self, count):
         for _ in range(0, count, self.each):
@@ -208,15 +220,20 @@ class Latents:
             self.ids[:, at] = token_ids(self.tokenizer, captions)
 
     def fill(self, seconds):
+        """Until all is full or the time is over."""
         start = time.time()
         while self.at < len(self.latents) and time.time() - start < seconds:
             self.add(8)
             if DEVICE == "cuda":
                 torch.cuda.synchronize()
-        print(self.shape, f"{self.at} latents in {time.time() - start:.0f} s", flush=True)
 
     def draw(self):
-        at = torch.randint(0, min(self.at, len(self.latents)), (self.batch,), device=DEVICE)
+        """A random batch; every so many of them new latents come first."""
+        if self.drawn % self.size.refresh == 0:
+            self.add(self.each)
+        self.drawn += 1
+        known = min(self.at, len(self.latents))
+        at = torch.randint(0, known, (self.size.batch,), device=DEVICE)
         return self.latents[at].float(), self.where[at].float(), self.ids[:, at]
 
 
@@ -284,64 +301,77 @@ def use_fast_attention(transformer, compile_blocks=False):
 
 
 def make_pools(work, seed, large_share, fill_seconds):
+    """Pools of the sizes in use, filled for as long as they will be drawn from, relatively."""
     vae, tokenizer = load_vae(work), open_tokenizer(work)
     pools = []
     for i, size in enumerate(SIZES if large_share > 0 else SIZES[:1]):
         pools.append(Latents(vae, tokenizer, seed * 10 + i, size))
-        if large_share == 0:
-            share = 1.0
-        else:
-            share = 0.55 if i == 0 else 0.45 * size[-1]
-        pools[-1].fill(fill_seconds * share)
+        pools[-1].fill(fill_seconds * (large_share * size.share if i else 1 - large_share))
     return pools, token_ids(tokenizer, [""])
 
 
-def train(work, seconds, rate, large_share, fill_seconds, decay, seed):
-    start = time.time()
-    seed = int(start) if seed is None else seed
-    print(f"seed {seed}")
-    torch.manual_seed(seed)
+def prepare(work, ranks, seed):
+    """Equal networks and choices of size in all processes, other noise in each."""
     random.seed(seed)
+    torch.manual_seed(seed + ranks.rank)
     video_vae.use_gpu_kernels()
     transformer, text_encoder = make()
-    if load(work, transformer, text_encoder):
-        print("continued")
+    continued = load(work, transformer, text_encoder)
     use_fast_attention(transformer, compile_blocks=True)
-    pools, empty = make_pools(work, seed, large_share, fill_seconds)
     named = [("dit." + n, p) for n, p in transformer.named_parameters()]
     named += [("te." + n, p) for n, p in text_encoder.named_parameters()]
+    ranks.equalise(p for _, p in named)
+    if ranks.first:
+        print(f"seed {seed}" + (", continued" if continued else ""), flush=True)
+    return transformer, text_encoder, named
+
+
+def train(work, seconds, rate, large_share, fill_seconds, decay, seed):
+    """On all GPUs that torchrun gives a process; the first process's clock counts and it alone
+    saves."""
+    start, ranks = time.time(), Ranks()
+    seed = int(ranks.agree(start if seed is None else seed))
+    transformer, text_encoder, named = prepare(work, ranks, seed)
+    parameters = [p for _, p in named]
+    pools, empty = make_pools(work, seed + ranks.rank, large_share, fill_seconds)
     optimizer = Optimizer(
         named, rate, lambda n: n.startswith("dit.blocks") and "scale_shift" not in n
     )
-    average = Average([p for _, p in named], 0.9985)
-    logs, counts = [None] * len(pools), [0] * len(pools)
-    begun, step = time.time(), 0
-    left = seconds - (begun - start)
-    while (share := (time.time() - begun) / left) < 1:
+    average = Average(parameters, 0.9985)
+    logs = [None] * len(pools)
+    begun, step, share = time.time(), 0, 0.0
+    left = max(1.0, seconds - (begun - start))
+    if ranks.first:
+        print(f"{[pool.at for pool in pools]} latents after {begun - start:.0f} s", flush=True)
+    while share < 1:
         k = 0
         if len(pools) > 1 and step > 300 and random.random() < large_share:
-            k = random.choices(range(1, len(pools)), [size[-1] for size in SIZES[1:]])[0]
-        if counts[k] % 16 == 0:
-            pools[k].add(min(8, pools[k].each))
-        loss, error = flow_loss(transformer, text_encoder, empty, *pools[k].draw(), pools[k].shift)
+            k = random.choices(range(1, len(pools)), [size.share for size in SIZES[1:]])[0]
+        loss, error = flow_loss(
+            transformer, text_encoder, empty, *pools[k].draw(), pools[k].size.shift
+        )
         loss.backward()
-        scale = min(1, (step + 1) / 150) * min(1, max(0.01, (1 - share) / decay))
-        norm = optimizer.step(scale)
+        ranks.average_gradients(parameters)
+        norm = optimizer.step(min(1, (step + 1) / 150) * min(1, max(0.01, (1 - share) / decay)))
         step += 1
-        counts[k] += 1
         average.update(step)
         logs[k] = error if logs[k] is None else logs[k].lerp(error, 0.02)
-        if step % 250 == 0 or step in (1, 20):
+        if step % 8 == 0:
+            share = ranks.agree((time.time() - begun) / left)
+        if ranks.first and (step % 250 == 0 or step in (1, 20)):
             means = " / ".join(f"{float(m):.4f}" for m in logs if m is not None)
             print(
                 f"{step} {time.time() - begun:.0f} s, loss {means}, gradient {float(norm):.2f}",
                 flush=True,
             )
-        if step % 2000 == 0:
+        if ranks.first and step % 1000 == 0:
             work.save("dit", {name: value for (name, _), value in zip(named, average.values)})
     average.apply()
-    work.save("dit", dict(named))
-    print(f"{step} steps, by size {counts}, {gpu_memory()} MiB")
+    if ranks.first:
+        work.save("dit", dict(named))
+        counts = [pool.drawn for pool in pools]
+        print(f"{step} steps of {ranks.count}, by size {counts}, {gpu_memory()} MiB")
+    ranks.end()
 
 
 # ---------------------------------------------------------------- samples

@@ -155,8 +155,10 @@ def renderer(kind):
     os.makedirs(folder, mode=0o700, exist_ok=True)
     library = os.path.join(folder, f"{kind}-{tag}.so")
     if not os.path.exists(library):
+        own = f"{library}.{os.getpid()}"  # another process may be building the same
         command = COMPILERS[kind].split()
-        subprocess.run([c.format(source=source, library=library) for c in command], check=True)
+        subprocess.run([c.format(source=source, library=own) for c in command], check=True)
+        os.replace(own, library)
     function = ctypes.CDLL(library).world_render
     function.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int] * 5 + [ctypes.c_void_p]
     return function
