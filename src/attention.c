@@ -9,12 +9,10 @@
 #include "block_list.h"
 #include "error.h"
 #include "plan.h"
-#include "repair.h"
-#include "select.h"
 #include "tensor_check.h"
 #include "workspace.h"
 
-#include <math.h>
+#include <stdio.h>
 #include <time.h>
 
 struct call {
@@ -23,7 +21,7 @@ struct call {
     void *workspace;
     struct run run;
     draftattn_block_list list;
-    draftattn_stats stats;
+    double seconds[DRAFTATTN_STAGE_COUNT];
     double clock; /* when the stage under way began */
 };
 
@@ -39,11 +37,12 @@ static draftattn_status stage_done(struct call *call, draftattn_stage stage,
                                    draftattn_status status)
 {
     double time = now();
-    call->stats.seconds[stage] += time - call->clock;
+    char what[40];
+    if (!call->backend->asynchronous)
+        call->seconds[stage] += time - call->clock;
     call->clock = time;
-    RETURN_IF(status != DRAFTATTN_SUCCESS, status, "stage %s failed: %s",
-              draftattn_stage_name(stage), draftattn_status_string(status));
-    return DRAFTATTN_SUCCESS;
+    snprintf(what, sizeof(what), "stage %s", draftattn_stage_name(stage));
+    return error_backend(status, what);
 }
 
 static draftattn_status check_arguments(const draftattn_plan *plan, const draftattn_tensor *q,
@@ -60,11 +59,16 @@ static draftattn_status check_arguments(const draftattn_plan *plan, const drafta
     TRY(tensor_check_input(problem, "k", k, in, head_dim, workspace, size));
     TRY(tensor_check_input(problem, "v", v, in, head_dim, workspace, size));
     TRY(tensor_check_output(problem, "o", o, out, head_dim, workspace, size));
+    TRY(memory_check(plan, "q", q->data));
+    TRY(memory_check(plan, "k", k->data));
+    TRY(memory_check(plan, "v", v->data));
+    TRY(memory_check(plan, "o", o->data));
     RETURN_IF(o->data == q->data || o->data == k->data || o->data == v->data,
               DRAFTATTN_INVALID_ARGUMENT, "o is the same memory as q, k or v; it needs its own");
     if (!lse)
         return DRAFTATTN_SUCCESS;
     TRY(tensor_check_output(problem, "lse", lse, DRAFTATTN_F32, 1, workspace, size));
+    TRY(memory_check(plan, "lse", lse->data));
     RETURN_IF(lse->data == o->data || lse->data == q->data || lse->data == k->data ||
                   lse->data == v->data,
               DRAFTATTN_INVALID_ARGUMENT,
@@ -72,50 +76,38 @@ static draftattn_status check_arguments(const draftattn_plan *plan, const drafta
     return DRAFTATTN_SUCCESS;
 }
 
-static draftattn_status pool(struct call *call)
+/* A list in memory of the backend's own is taken as it is: the host cannot look at it. */
+static draftattn_status check_list(const draftattn_plan *plan, const draftattn_block_list *list)
 {
-    return stage_done(call, DRAFTATTN_STAGE_POOL, call->backend->pool(&call->run));
+    const struct backend *backend = plan->context->backend;
+    if (!backend->memory || !list->row_ptr ||
+        backend->memory(&plan->problem, list->row_ptr) == MEMORY_HOST)
+        return block_list_validate(&plan->problem, list);
+    RETURN_IF(list->capacity < 0, DRAFTATTN_INVALID_ARGUMENT, "list.capacity is %lld",
+              (long long)list->capacity);
+    RETURN_IF(!list->block_idx && list->capacity > 0, DRAFTATTN_INVALID_ARGUMENT,
+              "list.block_idx is NULL");
+    TRY(memory_check(plan, "list.row_ptr", list->row_ptr));
+    return list->capacity > 0 ? memory_check(plan, "list.block_idx", list->block_idx)
+                              : DRAFTATTN_SUCCESS;
 }
 
-/* Pool, draft map, select: the list of the plan's policy. */
-static draftattn_status draft_list(struct call *call)
+/* Pool and draft map, as far as list and compensation want them, and select. */
+static draftattn_status make_list(struct call *call)
 {
-    const struct problem *problem = &call->plan->problem;
-    float *map = workspace_map(call->plan, call->workspace);
-    bool draft = problem->desc.policy == DRAFTATTN_POLICY_DRAFT;
-    draftattn_score score = draft ? problem->desc.score : DRAFTATTN_SCORE_MASS;
-    TRY(pool(call));
-    TRY(stage_done(call, DRAFTATTN_STAGE_DRAFT, call->backend->draft_map(&call->run, score, map)));
-    select_fill(problem, map, workspace_keep(call->plan, call->workspace),
-                workspace_select(call->plan, call->workspace), &call->list);
-    return stage_done(call, DRAFTATTN_STAGE_SELECT, DRAFTATTN_SUCCESS);
-}
-
-/* A list from outside is copied, so that it can be read back as any other. */
-static draftattn_status given_list(struct call *call, const draftattn_block_list *list)
-{
-    TRY(stage_done(call, DRAFTATTN_STAGE_SELECT,
-                   block_list_copy(&call->plan->problem, list, &call->list)));
-    return call->run.compensation ? pool(call) : DRAFTATTN_SUCCESS;
-}
-
-/* Density is known before attending; errors only where nothing is skipped. */
-static void fill_heads(struct call *call)
-{
-    const struct problem *problem = &call->plan->problem;
-    const draftattn_block_list *list = call->run.list;
-    int64_t pairs = problem->query_blocks * problem->key_blocks;
-    for (int64_t head = 0; head < problem->heads; head++) {
-        int64_t kept = pairs;
-        if (list)
-            kept = list->row_ptr[list_row(problem, head + 1, 0)] -
-                   list->row_ptr[list_row(problem, head, 0)];
-        float error = kept == pairs ? 0 : NAN;
-        call->run.heads[head] =
-            (draftattn_head_stats){.density = (float)((double)kept / (double)pairs),
-                                   .error = error,
-                                   .error_before = error};
+    const struct backend *backend = call->backend;
+    const draftattn_plan_desc *desc = &call->plan->problem.desc;
+    bool draft = desc->policy == DRAFTATTN_POLICY_DRAFT;
+    draftattn_score score = draft ? desc->score : DRAFTATTN_SCORE_MASS;
+    bool ranks = call->run.list && !call->run.given;
+    if (ranks || call->run.compensation)
+        TRY(stage_done(call, DRAFTATTN_STAGE_POOL, backend->pool(&call->run)));
+    if (ranks) {
+        float *map = workspace_map(call->plan, call->workspace);
+        TRY(stage_done(call, DRAFTATTN_STAGE_DRAFT, backend->draft_map(&call->run, score, map)));
+        call->run.map = map;
     }
+    return stage_done(call, DRAFTATTN_STAGE_SELECT, backend->select(&call->run));
 }
 
 static draftattn_status attend_groups(struct call *call)
@@ -139,24 +131,22 @@ static draftattn_status execute(struct call *call, bool dense, const draftattn_b
     const draftattn_plan *plan = call->plan;
     const draftattn_plan_desc *desc = &plan->problem.desc;
     bool draft = desc->policy == DRAFTATTN_POLICY_DRAFT;
-    workspace_invalidate(plan, call->workspace);
+    TRY(workspace_invalidate(plan, call->workspace, call->run.stream));
     call->clock = now();
     call->list = workspace_list(plan, call->workspace);
-    call->stats.dense = dense;
     call->run.heads = workspace_heads(plan, call->workspace);
+    call->run.select_scratch = workspace_select(plan, call->workspace);
     call->run.scratch = workspace_scratch(plan, call->workspace);
     if (!dense) {
         call->run.list = &call->list;
+        call->run.given = list;
         call->run.compensation = draft && desc->compensation;
         call->run.probes = plan->problem.probes > 0;
         call->run.repair = draft && desc->repair;
-        TRY(list ? given_list(call, list) : draft_list(call));
     }
-    fill_heads(call);
+    TRY(make_list(call));
     TRY(attend_groups(call));
-    repair_summarise(call->run.heads, plan->problem.heads, &call->stats);
-    workspace_finish(plan, call->workspace, &call->stats);
-    return DRAFTATTN_SUCCESS;
+    return workspace_finish(plan, call->workspace, call->run.stream, dense, call->seconds);
 }
 
 static struct call make_call(const draftattn_plan *plan, const draftattn_tensor *q,
@@ -188,7 +178,7 @@ draftattn_status draftattn_run(const draftattn_plan *plan, const draftattn_step 
     bool yields = reason == DENSE_POLICY || reason == DENSE_BREAK_EVEN;
     bool dense = reason != DENSE_NOT && !(yields && list);
     if (list)
-        TRY(block_list_validate(&plan->problem, list));
+        TRY(check_list(plan, list));
     struct call call = make_call(plan, q, k, v, o, lse, workspace, stream);
     return execute(&call, dense, list);
 }
@@ -201,7 +191,7 @@ draftattn_status draftattn_attend(const draftattn_plan *plan, const draftattn_te
 {
     TRY(check_arguments(plan, q, k, v, o, lse, workspace, workspace_size));
     RETURN_IF(!list, DRAFTATTN_INVALID_ARGUMENT, "list is NULL; draftattn_run() makes its own");
-    TRY(block_list_validate(&plan->problem, list));
+    TRY(check_list(plan, list));
     struct call call = make_call(plan, q, k, v, o, lse, workspace, stream);
     return execute(&call, false, list);
 }

@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BACKEND_VERSION 2
+#define BACKEND_VERSION 3
 
 /* One compiled attention kernel: a line of kernels/variants.def. */
 struct kernel_row {
@@ -30,6 +30,8 @@ struct problem {
         desc; /* checked; softmax_scale is never 0, dense_layers is the plan's copy */
     const struct kernel_row *kernel;
     int32_t threads;      /* >= 1 */
+    int32_t device;       /* of the context */
+    void *prepared;       /* what prepare() made of the plan; NULL = nothing */
     const int64_t *order; /* [tokens] position -> token; NULL = the caller holds block order */
     const int64_t *query_begin; /* [query_blocks + 1], video blocks first */
     const int64_t *key_begin;   /* [key_blocks + 1], video blocks first */
@@ -44,15 +46,29 @@ struct problem {
 struct run {
     const struct problem *problem;
     const draftattn_tensor *q, *k, *v, *o;
-    const draftattn_tensor *lse;      /* NULL = not wanted */
-    const draftattn_block_list *list; /* NULL = every pair, and then neither means nor probes */
-    bool compensation;                /* unlisted blocks enter through their means */
-    bool probes;                      /* compute the probe rows, estimate the error */
-    bool repair;                      /* and apply the correction */
-    draftattn_head_stats *heads;      /* [heads], density filled in; repair fills in the rest */
-    void *scratch;                    /* scratch_size() bytes, in the backend's memory space */
+    const draftattn_tensor *lse;       /* NULL = not wanted */
+    const draftattn_block_list *list;  /* NULL = every pair, and then neither means nor probes; else
+                                         with room for any list: select fills it */
+    const draftattn_block_list *given; /* the caller's list; NULL = select by the plan's policy */
+    const float *map;                  /* what it ranks then */
+    bool compensation;                 /* unlisted blocks enter through their means */
+    bool probes;                       /* compute the probe rows, estimate the error */
+    bool repair;                       /* and apply the correction */
+    draftattn_head_stats *heads;       /* [heads]; select fills in the density, repair the rest */
+    void *select_scratch;              /* select_size() bytes */
+    void *scratch;                     /* scratch_size() bytes */
     void *stream;
 };
+
+/* Where a pointer leads, as a backend sees it. */
+enum memory {
+    MEMORY_OWN,    /* its stages can work there */
+    MEMORY_HOST,   /* the host alone can */
+    MEMORY_FOREIGN /* another device's */
+};
+
+/* Most that store() takes at once. */
+#define BACKEND_STORE_BYTES 128
 
 /* What the stages of a sparse run cost, in exact keys per query row (cost.c). Measured. */
 struct backend_cost {
@@ -62,9 +78,11 @@ struct backend_cost {
 };
 
 /*
- * Stages return SUCCESS, OUT_OF_MEMORY or DEVICE_ERROR, the last two with error words of their own
- * left to the caller. They run in this order; gather, attend and repair once per group of heads
- * [first, first + count) with count <= group_heads().
+ * Stages return SUCCESS, OUT_OF_MEMORY or DEVICE_ERROR, the last with the device's words in
+ * error.h. They run in this order, select between draft_map and gather; gather, attend and repair
+ * once per group of heads [first, first + count) with count <= group_heads(). All that a run
+ * touches, list, heads and map included, is in the backend's memory space: src/ looks at it through
+ * store() and read() alone.
  */
 struct backend {
     int32_t version;
@@ -80,7 +98,7 @@ struct backend {
 
     /* Block means of q, k, v for all heads; v may be NULL where only the map is wanted. */
     draftattn_status (*pool)(const struct run *run);
-    /* map [heads, video_query_blocks, video_key_blocks] in host memory, from the means. */
+    /* map [heads, video_query_blocks, video_key_blocks] from the means. */
     draftattn_status (*draft_map)(const struct run *run, draftattn_score score, float *map);
     /* Into block order and the compute type. */
     draftattn_status (*gather)(const struct run *run, int64_t first, int64_t count);
@@ -90,6 +108,29 @@ struct backend {
     draftattn_status (*repair)(const struct run *run, int64_t first, int64_t count);
 
     const struct backend_cost *cost; /* NULL = no estimate */
+
+    /* Version 3. A NULL function: all rows of its head_dim fit, there is nothing to prepare, all
+     * memory is MEMORY_OWN. */
+
+    bool asynchronous; /* stages return before their work is done, so their times say nothing */
+    /* NULL = the row can do the problem (NULL = some problem) on this device, else why not. */
+    const char *(*row_why_not)(const struct kernel_row *row, const struct problem *problem,
+                               int32_t device);
+    /* Once per plan: what runs read in the backend's memory space. */
+    draftattn_status (*prepare)(const struct problem *problem, void **prepared);
+    void (*release)(const struct problem *problem, void *prepared);
+    enum memory (*memory)(const struct problem *problem, const void *data);
+
+    bool (*select_size)(const struct problem *problem, size_t *bytes);
+    /* The list, from given or from map, and the heads' density. */
+    draftattn_status (*select)(const struct run *run);
+
+    /* Into the workspace, in the order of the stream; from is free on return. */
+    draftattn_status (*store)(const struct problem *problem, void *stream, void *to,
+                              const void *from, size_t bytes);
+    /* Out of it, when all that was enqueued before is done. */
+    draftattn_status (*read)(const struct problem *problem, void *to, const void *from,
+                             size_t bytes);
 };
 
 /* All backends of this build, in the order in which AUTO tries them; ended by NULL. */

@@ -146,6 +146,7 @@ static draftattn_status create(struct draftattn_context *context,
     context->threads = desc->threads ? desc->threads : omp_get_max_threads();
     if (context->threads > MAX_THREADS)
         context->threads = MAX_THREADS;
+    context->device = desc->device;
     TRY(wanted_backend(desc, &wanted));
     TRY(wanted_kernel(desc, &wanted, &context->kernel));
     TRY(settle_backend(context, wanted, desc->device));

@@ -7,7 +7,8 @@ struct draftattn_context {
     const struct backend *backend;
     const struct kernel_row *kernel; /* the row asked for; NULL = the fastest that fits */
     int32_t threads;                 /* >= 1 */
-    draftattn_log_fn log;            /* may be NULL */
+    int32_t device;
+    draftattn_log_fn log; /* may be NULL */
     void *log_user;
 };
 

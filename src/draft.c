@@ -16,6 +16,9 @@ draftattn_status draftattn_draft_map(const draftattn_plan *plan, const draftattn
     int32_t head_dim = problem->desc.head_dim;
     TRY(tensor_check_input(problem, "q", q, dtype, head_dim, workspace, workspace_size));
     TRY(tensor_check_input(problem, "k", k, dtype, head_dim, workspace, workspace_size));
+    TRY(memory_check(plan, "q", q->data));
+    TRY(memory_check(plan, "k", k->data));
+    TRY(memory_check(plan, "map", map));
     struct run run = {.problem = problem,
                       .q = q,
                       .k = k,
@@ -24,7 +27,5 @@ draftattn_status draftattn_draft_map(const draftattn_plan *plan, const draftattn
     draftattn_status status = backend->pool(&run);
     if (status == DRAFTATTN_SUCCESS)
         status = backend->draft_map(&run, DRAFTATTN_SCORE_MASS, map);
-    RETURN_IF(status != DRAFTATTN_SUCCESS, status, "the draft map failed: %s",
-              draftattn_status_string(status));
-    return DRAFTATTN_SUCCESS;
+    return error_backend(status, "the draft map");
 }

@@ -23,3 +23,12 @@ const char *error_last(void)
 {
     return last_error;
 }
+
+draftattn_status error_backend(draftattn_status status, const char *what)
+{
+    if (status == DRAFTATTN_SUCCESS)
+        return status;
+    const char *why =
+        status == DRAFTATTN_DEVICE_ERROR ? last_error : draftattn_status_string(status);
+    return error_report(status, "%s failed: %s", what, why);
+}

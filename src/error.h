@@ -13,6 +13,9 @@ draftattn_status error_report(draftattn_status status, const char *format, ...)
 
 const char *error_last(void);
 
+/* Words for a backend's failure: what failed and why; SUCCESS passes. */
+draftattn_status error_backend(draftattn_status status, const char *what);
+
 /* Returns status itself, so that a reader, an analyser too, sees that it is no success. */
 #define RETURN_IF(condition, status, ...)                                                          \
     do {                                                                                           \

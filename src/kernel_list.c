@@ -18,6 +18,8 @@ draftattn_status draftattn_kernel_get(int32_t index, draftattn_kernel_info *info
               "kernel index is %d; there are %d kernels", index, count);
     const struct backend *backend = backends_find(rows[index].backend);
     const char *why = backend ? backend->why_not(0) : "its backend is not part of this build";
+    if (!why && backend->row_why_not)
+        why = backend->row_why_not(&rows[index], NULL, 0);
     *info = (draftattn_kernel_info){.name = rows[index].name,
                                     .backend = rows[index].backend,
                                     .head_dim = rows[index].head_dim,

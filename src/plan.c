@@ -10,7 +10,6 @@
 #include "error.h"
 #include "names.h"
 #include "order.h"
-#include "select.h"
 #include "workspace.h"
 
 #include <math.h>
@@ -113,41 +112,60 @@ static draftattn_status copy_layers(draftattn_plan *plan)
     return DRAFTATTN_SUCCESS;
 }
 
+/* NULL = the row can do the plan's problem, else why not. */
+static const char *row_why_not(const draftattn_plan *plan, const struct kernel_row *row)
+{
+    const struct backend *backend = plan->context->backend;
+    int32_t head_dim = plan->problem.desc.head_dim;
+    if (row->head_dim != 0 && row->head_dim != head_dim)
+        return row->head_dim == 64 ? "it is compiled for head_dim 64"
+                                   : "it is compiled for head_dim 128";
+    if (!backend->row_why_not)
+        return NULL;
+    return backend->row_why_not(row, &plan->problem, plan->problem.device);
+}
+
 static draftattn_status choose_kernel(draftattn_plan *plan)
 {
     const struct draftattn_context *context = plan->context;
+    const draftattn_plan_desc *desc = &plan->problem.desc;
     draftattn_backend backend = context->backend->id;
-    int32_t head_dim = plan->problem.desc.head_dim, count;
-    const struct kernel_row *rows = kernels_all(&count);
-    const struct kernel_row *forced = context->kernel;
+    const struct kernel_row *rows, *forced = context->kernel;
+    const char *why = NULL;
+    int32_t count;
+    rows = kernels_all(&count);
     for (int32_t i = 0; i < count; i++) {
         const struct kernel_row *row = &rows[i];
         if (row->backend != backend || (forced && row != forced))
             continue;
-        if (row->head_dim == 0 || row->head_dim == head_dim) {
+        why = row_why_not(plan, row);
+        if (!why) {
             plan->problem.kernel = row;
             context_log(context, "kernel %s", row->name);
             return DRAFTATTN_SUCCESS;
         }
-        context_log(context, "kernel %s passed over: it is compiled for head_dim %d", row->name,
-                    row->head_dim);
+        context_log(context, "kernel %s passed over: %s", row->name, why);
     }
-    RETURN_IF(
-        forced, DRAFTATTN_UNSUPPORTED,
-        "kernel %s, which is asked for by name, is compiled for head_dim %d, and head_dim is %d",
-        forced->name, forced->head_dim, head_dim);
+    RETURN_IF(forced, DRAFTATTN_UNSUPPORTED,
+              "kernel %s, which is asked for by name, cannot do this plan (head_dim %d, %s): %s",
+              forced->name, desc->head_dim, dtype_name(desc->in_dtype), why);
+    RETURN_IF(desc->head_dim == 64 || desc->head_dim == 128, DRAFTATTN_UNSUPPORTED,
+              "no kernel of backend %s can do this plan (head_dim %d, %s): %s",
+              draftattn_backend_name(backend), desc->head_dim, dtype_name(desc->in_dtype),
+              why ? why : "there is none");
     return error_report(DRAFTATTN_UNSUPPORTED,
                         "head_dim is %d; backend %s has kernels for 64 and 128, and backend "
                         "reference takes any",
-                        head_dim, draftattn_backend_name(backend));
+                        desc->head_dim, draftattn_backend_name(backend));
 }
 
 static draftattn_status lay_out(draftattn_plan *plan)
 {
     const struct problem *problem = &plan->problem;
     struct plan_layout *layout = &plan->layout;
+    const struct backend *backend = plan->context->backend;
     struct carve carve = {0};
-    size_t scratch = 0;
+    size_t select = 0, scratch = 0;
     int64_t rows = carve_product(problem->heads, problem->query_blocks);
     int64_t entries = carve_product(carve_product(problem->heads, problem->video_query_blocks),
                                     problem->video_key_blocks);
@@ -157,10 +175,10 @@ static draftattn_status lay_out(draftattn_plan *plan)
     layout->row_ptr = carve_array(&carve, rows < 0 ? rows : rows + 1, sizeof(int64_t));
     layout->block_idx = carve_array(&carve, plan->pairs, sizeof(int32_t));
     layout->map = carve_array(&carve, entries, sizeof(float));
-    layout->keep = carve_array(&carve, entries, sizeof(uint8_t));
-    layout->select = carve_array(&carve, select_scratch(problem), sizeof(int64_t));
-    bool fits = !carve.overflow && plan->context->backend->scratch_size(problem, &scratch) &&
+    bool fits = !carve.overflow && backend->select_size(problem, &select) &&
+                backend->scratch_size(problem, &scratch) && select <= PTRDIFF_MAX &&
                 scratch <= PTRDIFF_MAX;
+    layout->select = carve_array(&carve, fits ? (int64_t)select : -1, 1);
     layout->scratch = carve_array(&carve, fits ? (int64_t)scratch : -1, 1);
     layout->size = carve.size;
     RETURN_IF(carve.overflow, DRAFTATTN_INVALID_ARGUMENT,
@@ -174,6 +192,7 @@ static draftattn_status create(draftattn_plan *plan, const draftattn_plan_desc *
     plan->problem.desc = *desc;
     plan->problem.desc.dense_layers = NULL;
     plan->problem.threads = plan->context->threads;
+    plan->problem.device = plan->context->device;
     if (desc->softmax_scale == 0)
         plan->problem.desc.softmax_scale = (float)(1 / sqrt(desc->head_dim));
     count_blocks(&plan->problem);
@@ -182,7 +201,12 @@ static draftattn_status create(draftattn_plan *plan, const draftattn_plan_desc *
     plan->break_even = cost_break_even(&plan->problem, plan->context->backend->cost);
     plan->problem.desc.dense_layers = desc->dense_layers;
     TRY(copy_layers(plan));
-    return make_order(plan);
+    TRY(make_order(plan));
+    const struct backend *backend = plan->context->backend;
+    if (!backend->prepare)
+        return DRAFTATTN_SUCCESS;
+    return error_backend(backend->prepare(&plan->problem, &plan->problem.prepared),
+                         "preparing the plan");
 }
 
 draftattn_status draftattn_plan_create(draftattn_plan **out, draftattn_context *context,
@@ -211,6 +235,8 @@ void draftattn_plan_destroy(draftattn_plan *plan)
 {
     if (!plan)
         return;
+    if (plan->problem.prepared)
+        plan->context->backend->release(&plan->problem, plan->problem.prepared);
     free(plan->order);
     free(plan->begins);
     free(plan->dense_layers);

@@ -17,8 +17,7 @@ struct plan_layout {
     size_t row_ptr;   /* int64_t [heads * query_blocks + 1] */
     size_t block_idx; /* int32_t [pairs] */
     size_t map;       /* float [heads, video_query_blocks, video_key_blocks] */
-    size_t keep;      /* uint8_t, the same shape */
-    size_t select;    /* int64_t [select_scratch()] */
+    size_t select;    /* the backend's select_size() bytes */
     size_t scratch;
     size_t size;
 };

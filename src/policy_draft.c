@@ -19,6 +19,17 @@ int64_t policy_draft_budget(const struct problem *problem)
     return select_clip((int64_t)budget - (pairs - video), rows, video);
 }
 
+struct policy_draft_range policy_draft_range(const struct problem *problem)
+{
+    int64_t rows = problem->video_query_blocks, video = rows * problem->video_key_blocks;
+    int64_t mean = policy_draft_budget(problem);
+    double spread = problem->desc.head_spread;
+    return (struct policy_draft_range){
+        .mean = mean,
+        .low = select_clip((int64_t)ceil((double)mean / spread), rows, mean),
+        .high = select_clip((int64_t)fmin((double)mean * spread, (double)video), mean, video)};
+}
+
 static void fill_head(const struct problem *problem, const float *score, uint8_t *keep,
                       int64_t budget)
 {
@@ -34,17 +45,15 @@ void policy_draft(const struct problem *problem, const float *score, uint8_t *ke
                   int64_t *scratch)
 {
     int64_t rows = problem->video_query_blocks, video = rows * problem->video_key_blocks;
-    int64_t mean = policy_draft_budget(problem), heads = problem->desc.heads;
+    int64_t heads = problem->desc.heads;
+    struct policy_draft_range range = policy_draft_range(problem);
     int64_t *budget = scratch, *histogram = scratch + problem->heads;
-    double spread = problem->desc.head_spread;
-    int64_t low = select_clip((int64_t)ceil((double)mean / spread), rows, mean);
-    int64_t high = select_clip((int64_t)fmin((double)mean * spread, (double)video), mean, video);
     for (int64_t head = 0; head < problem->heads; head++)
-        budget[head] = mean;
-    if (spread > 1)
+        budget[head] = range.mean;
+    if (problem->desc.head_spread > 1)
         for (int64_t head = 0; head < problem->heads; head += heads)
-            select_share(score + head * video, heads, video, mean, low, high, budget + head,
-                         histogram, problem->threads);
+            select_share(score + head * video, heads, video, range.mean, range.low, range.high,
+                         budget + head, histogram, problem->threads);
     bool threads_pay = problem->heads * video > MIN_SHARED_PAIRS;
 #pragma omp parallel for schedule(dynamic) num_threads(problem->threads) if (threads_pay)
     for (int64_t head = 0; head < problem->heads; head++)

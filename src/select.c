@@ -28,6 +28,8 @@
 #include <math.h>
 #include <string.h>
 
+#define MAP_PART 4096
+
 uint32_t select_key(float score)
 {
     uint32_t bits = bits_from_float(score + 0.0f);
@@ -122,30 +124,50 @@ void select_fill(const struct problem *problem, const float *score, uint8_t *kee
     block_list_fill(problem, keep, list);
 }
 
+/* Looks at the map by way of a buffer: it may lie where the host cannot look. */
+static draftattn_status check_map(const draftattn_plan *plan, const float *map)
+{
+    const struct problem *problem = &plan->problem;
+    int64_t columns = problem->video_key_blocks, rows = problem->video_query_blocks;
+    int64_t entries = problem->heads * rows * columns;
+    float part[MAP_PART];
+    for (int64_t begin = 0; begin < entries; begin += MAP_PART) {
+        int64_t count = entries - begin < MAP_PART ? entries - begin : MAP_PART;
+        draftattn_status status =
+            plan->context->backend->read(problem, part, map + begin, (size_t)count * sizeof(float));
+        TRY(error_backend(status, "reading map"));
+        for (int64_t i = begin; i < begin + count; i++)
+            RETURN_IF(isnan(part[i - begin]), DRAFTATTN_INVALID_ARGUMENT,
+                      "map holds NaN at head %lld, query block %lld, key block %lld",
+                      (long long)(i / columns / rows), (long long)(i / columns % rows),
+                      (long long)(i % columns));
+    }
+    return DRAFTATTN_SUCCESS;
+}
+
 draftattn_status draftattn_select(const draftattn_plan *plan, const float *map,
                                   draftattn_block_list *list, void *workspace,
                                   size_t workspace_size, void *stream)
 {
-    (void)stream;
     RETURN_IF(!plan || !map || !list || !list->row_ptr || !list->block_idx,
               DRAFTATTN_INVALID_ARGUMENT, "%s is NULL",
               !plan  ? "plan"
               : !map ? "map"
                      : "list, its row_ptr or its block_idx");
     TRY(workspace_check(plan, workspace, workspace_size));
-    const struct problem *problem = &plan->problem;
-    int64_t columns = problem->video_key_blocks, rows = problem->video_query_blocks;
-    int64_t entries = problem->heads * rows * columns;
-    for (int64_t i = 0; i < entries; i++)
-        RETURN_IF(isnan(map[i]), DRAFTATTN_INVALID_ARGUMENT,
-                  "map holds NaN at head %lld, query block %lld, key block %lld",
-                  (long long)(i / columns / rows), (long long)(i / columns % rows),
-                  (long long)(i % columns));
+    TRY(memory_check(plan, "map", map));
+    TRY(check_map(plan, map));
 
     /* The list is made in the workspace, which has room for any, and copied if it fits. */
     draftattn_block_list full = workspace_list(plan, workspace);
-    workspace_invalidate(plan, workspace);
-    select_fill(problem, map, workspace_keep(plan, workspace), workspace_select(plan, workspace),
-                &full);
-    return block_list_copy(problem, &full, list);
+    struct run run = {.problem = &plan->problem,
+                      .list = &full,
+                      .map = map,
+                      .heads = workspace_heads(plan, workspace),
+                      .select_scratch = workspace_select(plan, workspace),
+                      .scratch = workspace_scratch(plan, workspace),
+                      .stream = stream};
+    TRY(workspace_invalidate(plan, workspace, stream));
+    TRY(error_backend(plan->context->backend->select(&run), "the selection"));
+    return workspace_read_list(plan, workspace, list);
 }

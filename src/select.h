@@ -57,6 +57,16 @@ void policy_draft_paper(const struct problem *problem, const float *score, uint8
  * the mean head. */
 int64_t policy_draft_budget(const struct problem *problem);
 
+/* That mean, and what a single head may go down and up to. */
+struct policy_draft_range {
+    int64_t mean, low, high;
+};
+
+struct policy_draft_range policy_draft_range(const struct problem *problem);
+
+/* Video pairs of a head that policy_draft_paper ranks below the cut. */
+int64_t policy_draft_paper_dropped(const struct problem *problem);
+
 /* The list of the plan's policy. list has room for every pair. */
 void select_fill(const struct problem *problem, const float *score, uint8_t *keep, int64_t *scratch,
                  draftattn_block_list *list);

@@ -4,6 +4,7 @@
  * no pool stage; repair, which only the probe rows' outputs enter, is shared with the other
  * backends.
  */
+#include "host.h"
 #include "reference.h"
 #include "stages_cpu.h"
 
@@ -160,4 +161,8 @@ const struct backend backend_reference = {.version = BACKEND_VERSION,
                                           .gather = reference_gather,
                                           .attend = reference_attend_stage,
                                           .repair = cpu_repair,
-                                          .cost = &reference_cost};
+                                          .cost = &reference_cost,
+                                          .select_size = host_select_size,
+                                          .select = host_select,
+                                          .store = host_store,
+                                          .read = host_read};

@@ -1,6 +1,7 @@
 /* Owns the tables of the CPU backends: the same stages, each with the micro-kernels of its
  * instruction set. The reference backend is in backend_reference.c. */
 #include "cpu_features.h"
+#include "host.h"
 #include "stages_cpu.h"
 
 static const char *avx512_why_not(int32_t device)
@@ -26,7 +27,8 @@ static const char *portable_why_not(int32_t device)
         .version = BACKEND_VERSION, .id = (identity), .automatic = true, .why_not = (probe),       \
         .scratch_size = cpu_scratch_size, .group_heads = cpu_group_heads, .pool = cpu_pool,        \
         .draft_map = cpu_draft_map, .gather = cpu_gather, .attend = cpu_attend,                    \
-        .repair = cpu_repair, .cost = (costs)                                                      \
+        .repair = cpu_repair, .cost = (costs), .select_size = host_select_size,                    \
+        .select = host_select, .store = host_store, .read = host_read                              \
     }
 
 /* From CPU times of one thread of an AMD EPYC (Zen 5): 4 heads of 128, 512 to 2048 tokens, 75 %, 0
