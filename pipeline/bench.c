@@ -1,10 +1,12 @@
 /*
  * Owns one grid on one kernel: context, data, plans and samples. Every plan runs what it is asked
- * for: no guard, no break-even.
+ * for: no guard, no break-even. Data and workspace are where the backend works; a device is waited
+ * for at both ends of a run, so that one clock serves all backends.
  */
 #include "bench.h"
 
 #include "clock.h"
+#include "device_memory.h"
 #include "interrupt.h"
 #include "system_memory.h"
 #include "tensor/checked.h"
@@ -20,11 +22,23 @@ static int64_t tokens_of(const draftattn_grid *grid)
     return grid->frames * grid->height * grid->width + grid->text_tokens;
 }
 
-int64_t bench_data_bytes(const draftattn_grid *grid, int64_t heads, int64_t head_dim)
+static size_t element_bytes(draftattn_dtype dtype)
+{
+    return dtype == DRAFTATTN_F32 ? 4 : 2;
+}
+
+int64_t bench_data_bytes(const draftattn_grid *grid, int64_t heads, int64_t head_dim,
+                         draftattn_dtype dtype)
 {
     const int64_t dims[] = {TENSORS, heads, tokens_of(grid), head_dim};
     size_t bytes;
-    return checked_bytes(dims, 4, sizeof(float), &bytes) ? (int64_t)bytes : INT64_MAX;
+    return checked_bytes(dims, 4, element_bytes(dtype), &bytes) ? (int64_t)bytes : INT64_MAX;
+}
+
+int64_t bench_memory_available(draftattn_backend backend)
+{
+    return backend == DRAFTATTN_BACKEND_CUDA ? device_memory_available()
+                                             : system_memory_available();
 }
 
 double bench_dense_flops(const draftattn_grid *grid, int64_t heads, int64_t head_dim)
@@ -39,35 +53,87 @@ static bool failed(const struct bench_lab *lab, const char *what, struct error *
                      draftattn_context_last_error(lab->context));
 }
 
-static bool check_memory(int64_t bytes, const char *what, struct error *error)
+/* Aligned to 256, where the backend works. */
+static bool take_memory(const struct bench_lab *lab, int64_t bytes, const char *what, void **memory,
+                        struct error *error)
 {
-    int64_t available = system_memory_available();
+    int64_t available = bench_memory_available(lab->setup.kernel.backend);
     const double gib = 1073741824.0;
-    return bytes <= available ||
-           error_set(error,
-                     "not enough memory: %s takes %.2f GiB, %.2f GiB are available; take a smaller "
-                     "--grid or fewer --heads",
-                     what, (double)bytes / gib, (double)available / gib);
+    if (bytes > available)
+        return error_set(error,
+                         "not enough %smemory: %s takes %.2f GiB, %.2f GiB are available; take a "
+                         "smaller --grid or fewer --heads",
+                         lab->device ? "device " : "", what, (double)bytes / gib,
+                         (double)available / gib);
+    size_t rounded = ((size_t)bytes + 255) / 256 * 256;
+    if (lab->device)
+        return device_memory_alloc(memory, rounded, what, error);
+    *memory = aligned_alloc(256, rounded);
+    return *memory || error_out_of_memory(error, what, rounded);
+}
+
+static void give_memory(const struct bench_lab *lab, void *memory)
+{
+    if (lab->device)
+        device_memory_free(memory);
+    else
+        free(memory);
+}
+
+static int64_t elements_of(const struct bench_lab *lab)
+{
+    return lab->setup.heads * tokens_of(&lab->setup.grid) * lab->setup.head_dim;
+}
+
+static char *place_of(const struct bench_lab *lab, int which, int64_t element)
+{
+    int64_t at = which * elements_of(lab) + element;
+    return (char *)lab->data + at * (int64_t)element_bytes(lab->setup.dtype);
+}
+
+/* q, k and v head by head, from float32 in host memory to where and how they are wanted. */
+static bool fill_rounded(struct bench_lab *lab, struct error *error)
+{
+    const struct bench_setup *setup = &lab->setup;
+    int64_t count = tokens_of(&setup->grid) * setup->head_dim;
+    size_t bytes = (size_t)count * element_bytes(setup->dtype);
+    float *values = malloc(3 * (size_t)count * sizeof *values);
+    void *rounded = malloc(bytes);
+    bool ok = (values && rounded) ||
+              error_out_of_memory(error, "the data of a head", 3 * (size_t)count * sizeof *values);
+    for (int64_t head = 0; ok && head < setup->heads; head++) {
+        bench_fill(&setup->grid, head, 1, setup->head_dim, BENCH_SEED, values, values + count,
+                   values + 2 * count);
+        for (int which = Q; ok && which <= V; which++) {
+            char *to = place_of(lab, which, head * count);
+            bench_round(values + which * count, count, setup->dtype, lab->device ? rounded : to);
+            ok = !lab->device || device_memory_copy(to, rounded, bytes, error);
+        }
+    }
+    free(rounded);
+    free(values);
+    return ok;
 }
 
 bool bench_lab_open(struct bench_lab *lab, const struct bench_setup *setup, struct error *error)
 {
     draftattn_context_desc desc = draftattn_context_desc_default();
-    int64_t bytes = bench_data_bytes(&setup->grid, setup->heads, setup->head_dim);
+    int64_t bytes = bench_data_bytes(&setup->grid, setup->heads, setup->head_dim, setup->dtype);
     lab->setup = *setup;
+    lab->device = setup->kernel.backend == DRAFTATTN_BACKEND_CUDA;
     desc.backend = setup->kernel.backend;
     desc.kernel = setup->kernel.name;
     desc.threads = setup->threads;
     if (draftattn_context_create(&lab->context, &desc) != DRAFTATTN_SUCCESS)
         return failed(lab, "no context", error);
-    if (!check_memory(bytes, "the data", error))
+    if (!take_memory(lab, bytes, "the data", &lab->data, error))
         return false;
-    lab->data = malloc((size_t)bytes);
-    if (!lab->data)
-        return error_out_of_memory(error, "the data", (unsigned long long)bytes);
-    size_t floats = (size_t)bytes / sizeof(float) / TENSORS;
-    bench_fill(&setup->grid, setup->heads, setup->head_dim, BENCH_SEED, lab->data + Q * floats,
-               lab->data + K * floats, lab->data + V * floats);
+    if (lab->device || setup->dtype != DRAFTATTN_F32)
+        return fill_rounded(lab, error);
+    /* In place, by the threads that will read it: pages lie near who touches them first. */
+    bench_fill(&setup->grid, 0, setup->heads, setup->head_dim, BENCH_SEED,
+               (float *)place_of(lab, Q, 0), (float *)place_of(lab, K, 0),
+               (float *)place_of(lab, V, 0));
     return true;
 }
 
@@ -76,15 +142,11 @@ static bool grow_workspace(struct bench_lab *lab, size_t bytes, struct error *er
 {
     if (bytes <= lab->workspace_bytes)
         return true;
-    free(lab->workspace);
+    give_memory(lab, lab->workspace);
     lab->workspace = NULL;
     lab->workspace_bytes = 0;
-    bytes = (bytes + 255) / 256 * 256;
-    if (!check_memory((int64_t)bytes, "the workspace", error))
+    if (!take_memory(lab, (int64_t)bytes, "the workspace", &lab->workspace, error))
         return false;
-    lab->workspace = aligned_alloc(256, bytes);
-    if (!lab->workspace)
-        return error_out_of_memory(error, "the workspace", bytes);
     lab->workspace_bytes = bytes;
     return true;
 }
@@ -98,6 +160,7 @@ bool bench_lab_add(struct bench_lab *lab, const draftattn_plan_desc *desc, struc
     contender->desc.grid = lab->setup.grid;
     contender->desc.heads = lab->setup.heads;
     contender->desc.head_dim = lab->setup.head_dim;
+    contender->desc.in_dtype = contender->desc.out_dtype = lab->setup.dtype;
     contender->desc.min_tokens = 1;
     if (draftattn_plan_create(&contender->plan, lab->context, &contender->desc) !=
         DRAFTATTN_SUCCESS) {
@@ -115,11 +178,11 @@ bool bench_lab_add(struct bench_lab *lab, const draftattn_plan_desc *desc, struc
 static draftattn_tensor tensor_of(const struct bench_lab *lab, int which)
 {
     int64_t heads = lab->setup.heads, tokens = tokens_of(&lab->setup.grid);
-    int64_t head_dim = lab->setup.head_dim, floats = heads * tokens * head_dim;
-    return (draftattn_tensor){.data = lab->data + which * floats,
-                              .dtype = DRAFTATTN_F32,
+    int64_t head_dim = lab->setup.head_dim;
+    return (draftattn_tensor){.data = place_of(lab, which, 0),
+                              .dtype = lab->setup.dtype,
                               .shape = {1, heads, tokens, head_dim},
-                              .stride = {floats, tokens * head_dim, head_dim, 1}};
+                              .stride = {elements_of(lab), tokens * head_dim, head_dim, 1}};
 }
 
 bool bench_lab_run(struct bench_lab *lab, int index, double *seconds, struct error *error)
@@ -132,9 +195,13 @@ bool bench_lab_run(struct bench_lab *lab, int index, double *seconds, struct err
         error->interrupted = true;
         return false;
     }
+    if (lab->device && !device_memory_synchronise(error))
+        return false;
     double start = clock_seconds();
     draftattn_status status = draftattn_run(contender->plan, NULL, &q, &k, &v, &o, NULL, NULL,
                                             lab->workspace, lab->workspace_bytes, NULL);
+    if (status == DRAFTATTN_SUCCESS && lab->device && !device_memory_synchronise(error))
+        return false;
     double took = clock_seconds() - start;
     if (status != DRAFTATTN_SUCCESS ||
         draftattn_read_stats(contender->plan, lab->workspace, &contender->stats, NULL) !=
@@ -198,7 +265,7 @@ void bench_lab_row(const struct bench_lab *lab, int index, struct bench_row *row
         row->max = fmax(row->max, contender->seconds[run]);
     }
     for (int stage = 0; stage < DRAFTATTN_STAGE_COUNT; stage++)
-        row->stages[stage] = median(contender->stages[stage], runs);
+        row->stages[stage] = lab->device ? NAN : median(contender->stages[stage], runs);
     double pairs = keys_per_row(contender) * (double)contender->info.tokens;
     row->flops = 4 * (double)lab->setup.head_dim * (double)lab->setup.heads * pairs;
     row->gflops = row->flops / row->median * 1e-9;
@@ -209,7 +276,7 @@ void bench_lab_close(struct bench_lab *lab)
     for (int i = 0; i < lab->count; i++)
         draftattn_plan_destroy(lab->contenders[i].plan);
     draftattn_context_destroy(lab->context);
-    free(lab->data);
-    free(lab->workspace);
+    give_memory(lab, lab->data);
+    give_memory(lab, lab->workspace);
     memset(lab, 0, sizeof *lab);
 }

@@ -28,6 +28,7 @@ struct bench_setup {
     draftattn_kernel_info kernel;
     draftattn_grid grid;
     int32_t heads, head_dim;
+    draftattn_dtype dtype; /* of q, k, v and o: F32 or BF16 */
     int32_t threads;
 };
 
@@ -47,20 +48,21 @@ struct bench_lab {
     draftattn_context *context;
     int count;
     struct bench_contender contenders[1 + BENCH_MAX_SPARSE];
-    float *data; /* q, k, v, o, each [heads][tokens][head_dim] */
+    bool device; /* data and workspace are in device memory */
+    void *data;  /* q, k, v, o, each [heads][tokens][head_dim] */
     void *workspace;
     size_t workspace_bytes;
 };
 
-/* What a contender did. Operations: 4 head_dim for each pair of a query and an exact key, a block's
+/* What a contender did. Seconds are what a caller waits for: on a device until its work is done. Operations: 4 head_dim for each pair of a query and an exact key, a block's
  * means counting as one key, probe rows included; by them gflops is reckoned over the whole run. */
 struct bench_row {
     int runs;
     double sparsity; /* asked for; 0 for dense */
     bool dense;
     double density;
-    double median, min, max; /* seconds */
-    double stages[DRAFTATTN_STAGE_COUNT];
+    double median, min, max;              /* seconds */
+    double stages[DRAFTATTN_STAGE_COUNT]; /* NaN where the backend tells none */
     double flops, gflops;
     double error; /* estimated, median over heads; NaN = not measured */
 };
@@ -80,17 +82,24 @@ void bench_lab_row(const struct bench_lab *lab, int contender, struct bench_row 
 void bench_lab_close(struct bench_lab *lab);
 
 /* Bytes that q, k, v and o of so many heads take; INT64_MAX where they leave 64 bits. */
-int64_t bench_data_bytes(const draftattn_grid *grid, int64_t heads, int64_t head_dim);
+int64_t bench_data_bytes(const draftattn_grid *grid, int64_t heads, int64_t head_dim,
+                         draftattn_dtype dtype);
+
+/* Bytes that can be taken where a backend keeps its data. */
+int64_t bench_memory_available(draftattn_backend backend);
 
 /* Operations of a dense run: 4 head_dim for each pair of tokens. */
 double bench_dense_flops(const draftattn_grid *grid, int64_t heads, int64_t head_dim);
 
-/* Random q, k and v [heads][tokens][head_dim], the same for a seed: neighbours in space and time
- * are alike, and attend to each other; text is noise. */
-void bench_fill(const draftattn_grid *grid, int64_t heads, int64_t head_dim, uint64_t seed,
-                float *q, float *k, float *v);
+/* Random q, k and v [heads][tokens][head_dim] of the heads from first on, the same for a seed:
+ * neighbours in space and time are alike, and attend to each other; text is noise. */
+void bench_fill(const draftattn_grid *grid, int64_t first, int64_t heads, int64_t head_dim,
+                uint64_t seed, float *q, float *k, float *v);
 
-/* GFLOP/s of multiply-adds in registers on all threads, with the vectors of a backend. */
+/* Values in a type, F32 or BF16 (to nearest, ties to even). */
+void bench_round(const float *values, int64_t count, draftattn_dtype dtype, void *out);
+
+/* GFLOP/s of multiply-adds in registers on all threads, with the vectors of a CPU backend. */
 double bench_peak(draftattn_backend backend, int32_t threads);
 
 #define BENCH_SHORTEST 256 /* tokens of the smallest grid */

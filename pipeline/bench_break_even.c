@@ -12,13 +12,16 @@
 #include <stdlib.h>
 
 /* In frames of 8 x 16 tokens: query blocks. */
-static const int64_t lengths[] = {2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64};
+static const int64_t lengths[] = {2,  3,  4,  5,  6,  8,  10, 12,  14,  16, 20,
+                                  24, 28, 32, 40, 48, 64, 96, 128, 192, 256};
 
 _Static_assert(BENCH_SHORTEST == 2 * 8 * 16, "the first of lengths");
 
-#define LENGTHS (sizeof lengths / sizeof *lengths)
-#define RUNS    5
-#define ENOUGH  2
+/* The last are for devices, where dense is cheap and the other stages have a floor. */
+#define LENGTHS_DEVICE (sizeof lengths / sizeof *lengths)
+#define LENGTHS_CPU    (LENGTHS_DEVICE - 4)
+#define RUNS           5
+#define ENOUGH         2
 
 struct crossing {
     double tokens, ratio; /* of the grid before */
@@ -97,12 +100,14 @@ bool bench_break_even_measure(const struct bench_setup *setup, const draftattn_p
     struct crossing crossings[BENCH_MAX_SPARSE] = {{0}};
     struct bench_setup grown = *setup;
     struct bench_lab *lab = calloc(1, sizeof *lab);
+    const size_t count_of_lengths =
+        setup->kernel.backend == DRAFTATTN_BACKEND_CUDA ? LENGTHS_DEVICE : LENGTHS_CPU;
     bool ok = true;
     if (!lab)
         return error_out_of_memory(error, "the measurement", sizeof *lab);
     for (int i = 0; i < count; i++)
         rows[i].measured = NAN;
-    for (size_t i = 0; ok && i < LENGTHS && !all_done(crossings, count); i++) {
+    for (size_t i = 0; ok && i < count_of_lengths && !all_done(crossings, count); i++) {
         double start = clock_seconds();
         grown.grid = (draftattn_grid){lengths[i], 8, 16, 0};
         ok = measure_length(lab, &grown, desc, rows, crossings, count, error);

@@ -7,6 +7,7 @@
 #include "bench.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Patches of frames x height x width tokens, and their parts' standard deviations. */
 static const struct scale {
@@ -58,17 +59,32 @@ static void fill_row(const draftattn_grid *grid, int64_t token, int64_t head_dim
     }
 }
 
-void bench_fill(const draftattn_grid *grid, int64_t heads, int64_t head_dim, uint64_t seed,
-                float *q, float *k, float *v)
+void bench_fill(const draftattn_grid *grid, int64_t first, int64_t heads, int64_t head_dim,
+                uint64_t seed, float *q, float *k, float *v)
 {
     int64_t tokens = grid->frames * grid->height * grid->width + grid->text_tokens;
 #pragma omp parallel for
     for (int64_t row = 0; row < heads * tokens; row++) {
-        uint64_t head = mix(seed) + ((uint64_t)(row / tokens) << 48);
+        uint64_t head = mix(seed) + ((uint64_t)(first + row / tokens) << 48);
         float *const out[3] = {q, k, v};
         static const uint64_t fields[3] = {1, 1, 2};
         for (uint64_t t = 0; t < 3; t++)
             fill_row(grid, row % tokens, head_dim, mix(head + fields[t]), mix(head + 16 + t),
                      out[t] + row * head_dim);
+    }
+}
+
+void bench_round(const float *values, int64_t count, draftattn_dtype dtype, void *out)
+{
+    if (dtype == DRAFTATTN_F32) {
+        memcpy(out, values, (size_t)count * sizeof *values);
+        return;
+    }
+    uint16_t *rounded = out;
+#pragma omp parallel for
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        rounded[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
     }
 }

@@ -1,5 +1,9 @@
-/* Owns the questions about the processor: its name, and the threads that work is shared among. */
+/* Owns the questions about the processor: its name, and the threads that work is shared among; and
+ * the one about the program's origin, which is answered by a header that every build brings up to
+ * date. */
 #include "machine.h"
+
+#include "commit.h"
 
 #include <omp.h>
 #include <stdio.h>
@@ -25,4 +29,9 @@ void machine_cpu_name(char *name, size_t size)
 int32_t machine_threads(void)
 {
     return omp_get_max_threads();
+}
+
+const char *machine_commit(void)
+{
+    return DRAFTATTN_COMMIT;
 }

@@ -1,4 +1,4 @@
-/* What this machine is. */
+/* What this machine is, and what runs on it. */
 #ifndef PIPELINE_MACHINE_H
 #define PIPELINE_MACHINE_H
 
@@ -10,5 +10,9 @@ void machine_cpu_name(char *name, size_t size);
 
 /* What 0 threads mean to the library: OpenMP's own number. */
 int32_t machine_threads(void);
+
+/* The commit that the program was built from, "-dirty" where files had changed; the version where
+ * it was built from something else than a checkout. */
+const char *machine_commit(void);
 
 #endif

@@ -8,14 +8,20 @@
 #include "bench_jobs.h"
 
 #include "../clock.h"
+#include "../device_memory.h"
 #include "../machine.h"
-#include "../system_memory.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define FIRST_RUNS 5 /* to see a kernel's rate on a small grid */
+
+/* Heads that give a device enough to do then; on the CPU as many as there are threads. */
+#define FIRST_HEADS_DEVICE 64
+
+/* A device raises its clock when it has worked for a while. */
+#define WARM_UP_DEVICE 0.25
 
 /* Of dense time, what a sparse run takes beyond its density: means, probe rows, repair. */
 #define SPARSE_EXTRA 0.15
@@ -41,6 +47,7 @@ struct agenda {
     struct bench_report *report;
     double deadline;
     double rates[BENCH_MAX_KERNELS]; /* operations a second, as last seen */
+    draftattn_dtype dtypes[BENCH_MAX_KERNELS];
     int jobs_left;
     bool refused; /* a setting, by the library */
 };
@@ -50,14 +57,21 @@ struct estimate {
     double dense, turn, warm_up;
 };
 
+static bool on_device(const draftattn_kernel_info *kernel)
+{
+    return kernel->backend == DRAFTATTN_BACKEND_CUDA;
+}
+
 /* Operations a second of a dense run that takes no time. */
 static bool first_rate(const struct agenda *s, const draftattn_kernel_info *kernel,
-                       int32_t head_dim, double *rate, struct error *error)
+                       int32_t head_dim, draftattn_dtype dtype, double *rate, struct error *error)
 {
+    int32_t heads = on_device(kernel) ? FIRST_HEADS_DEVICE : s->settings->threads;
     const struct bench_setup setup = {.kernel = *kernel,
                                       .grid = {4, 8, 16, 0},
-                                      .heads = s->settings->threads,
+                                      .heads = heads,
                                       .head_dim = head_dim,
+                                      .dtype = dtype,
                                       .threads = s->settings->threads};
     draftattn_plan_desc desc = s->settings->desc;
     struct bench_lab *lab = calloc(1, sizeof *lab);
@@ -95,15 +109,16 @@ static struct estimate estimate(const struct agenda *s, const struct bench_grid 
 }
 
 /* As many heads as a share of the time takes with a few runs, and memory holds. */
-static int32_t choose_heads(const struct bench_grid *grid, const struct estimate *e, double share,
-                            int runs)
+static int32_t choose_heads(const struct bench_result *result, const struct estimate *e,
+                            double share, int runs)
 {
+    const struct bench_grid *grid = result->grid;
     int32_t heads = grid->heads;
     double fit = share / (fmin(runs, RUNS_BEFORE_HEADS) * e->turn + e->warm_up);
     if (fit < heads)
         heads = fit < 1 ? 1 : (int32_t)fit;
-    int64_t room = system_memory_available() / MEMORY_FACTOR;
-    while (heads > 1 && bench_data_bytes(&grid->grid, heads, grid->head_dim) > room)
+    int64_t room = bench_memory_available(result->kernel->backend) / MEMORY_FACTOR;
+    while (heads > 1 && bench_data_bytes(&grid->grid, heads, grid->head_dim, result->dtype) > room)
         heads--;
     return heads;
 }
@@ -130,13 +145,24 @@ static bool add_contenders(const struct agenda *s, struct bench_lab *lab, struct
     return true;
 }
 
+/* Once on the CPU, on a device for a while. */
+static bool warm_up(const struct agenda *s, struct bench_lab *lab, struct error *error)
+{
+    double took, end = clock_seconds() + WARM_UP_DEVICE;
+    do {
+        if (!bench_lab_run(lab, lab->count - 1, &took, error))
+            return false;
+    } while (lab->device && clock_seconds() < fmin(end, s->deadline));
+    return true;
+}
+
 /* The contenders take turns. Of the first turn, what no longer fits after dense is left out; later
  * ones are begun only where all of it fits. */
 static bool take_turns(const struct agenda *s, struct bench_lab *lab, int runs,
                        struct bench_result *result, struct error *error)
 {
-    double warm_up, turn = 0;
-    if (!bench_lab_run(lab, lab->count - 1, &warm_up, error))
+    double turn = 0;
+    if (!warm_up(s, lab, error))
         return false;
     for (int run = 0; run < runs; run++) {
         if (run > 0 && clock_seconds() + turn > s->deadline)
@@ -166,6 +192,7 @@ static bool measure(const struct agenda *s, struct bench_result *result, int run
                                       .grid = result->grid->grid,
                                       .heads = result->heads,
                                       .head_dim = result->grid->head_dim,
+                                      .dtype = result->dtype,
                                       .threads = s->settings->threads};
     struct bench_lab *lab = calloc(1, sizeof *lab);
     if (!lab)
@@ -203,7 +230,7 @@ static bool run_job(struct agenda *s, struct bench_result *result, const struct 
         leave_out(result, e->turn + e->warm_up, left);
         return true;
     }
-    result->heads = choose_heads(result->grid, e, share, set->runs);
+    result->heads = choose_heads(result, e, share, set->runs);
     int runs = choose_runs(e, share, result->heads, set->runs);
     bench_grid_name(result->grid, name, sizeof name);
     console_print(s->console, "%s on %s: %d of %d heads, %d run%s, about %.2g s\n", name,
@@ -224,17 +251,19 @@ static bool run_job(struct agenda *s, struct bench_result *result, const struct 
 }
 
 /* Every sparsity without probe rows and with them. */
-static bool run_break_even(struct agenda *s, const draftattn_kernel_info *kernel, double rate,
-                           struct error *error)
+static bool run_break_even(struct agenda *s, int index, struct error *error)
 {
     const struct bench_settings *set = s->settings;
+    const draftattn_kernel_info *kernel = &set->kernels[index];
     struct bench_break_evens *found = &s->report->break_evens[s->report->break_even_count];
     const draftattn_grid longest = {SEARCH_TOKENS, 1, 1, 0};
-    struct bench_setup setup = {.kernel = *kernel, .threads = set->threads};
+    struct bench_setup setup = {
+        .kernel = *kernel, .dtype = s->dtypes[index], .threads = set->threads};
     double share = BREAK_EVEN_SHARE * set->limit / set->kernel_count;
     if (set->desc.policy == DRAFTATTN_POLICY_DENSE)
         return true;
-    *found = (struct bench_break_evens){.kernel = kernel, .head_dim = set->break_even_head_dim};
+    *found = (struct bench_break_evens){
+        .kernel = kernel, .head_dim = set->break_even_head_dim, .dtype = setup.dtype};
     for (int i = 0; i < set->sparsity_count; i++) {
         found->rows[found->count++].sparsity = set->sparsity[i];
         if (set->desc.probes > 0)
@@ -242,7 +271,7 @@ static bool run_break_even(struct agenda *s, const draftattn_kernel_info *kernel
                 (struct bench_break_even){set->sparsity[i], set->desc.probes, NAN, 0};
     }
     double head = SEARCH_RUNS * found->count *
-                  bench_dense_flops(&longest, 1, set->break_even_head_dim) / rate;
+                  bench_dense_flops(&longest, 1, set->break_even_head_dim) / s->rates[index];
     double fit = share / head;
     setup.heads = fit < 1 ? 1 : fit < set->break_even_heads ? (int32_t)fit : set->break_even_heads;
     setup.head_dim = found->head_dim;
@@ -269,26 +298,55 @@ static bool fits(const draftattn_kernel_info *kernel, int32_t head_dim)
     return kernel->head_dim == 0 || kernel->head_dim == head_dim;
 }
 
-/* Peak, first rate and break-even of a kernel; its results begin, yet to be filled. */
+/* The type of a kernel's data, and its first rate in it. A kernel of the device that has no BF16 is
+ * measured in F32 where no type is asked for. */
+static bool settle_dtype(struct agenda *s, int index, int32_t head_dim, struct error *error)
+{
+    const struct bench_settings *set = s->settings;
+    const draftattn_kernel_info *kernel = &set->kernels[index];
+    draftattn_dtype *dtype = &s->dtypes[index];
+    *dtype = set->any_dtype && on_device(kernel) ? DRAFTATTN_BF16 : set->desc.in_dtype;
+    bool ok = first_rate(s, kernel, head_dim, *dtype, &s->rates[index], error);
+    if (!ok && error->usage && set->any_dtype && *dtype == DRAFTATTN_BF16) {
+        *error = (struct error){0};
+        *dtype = DRAFTATTN_F32;
+        ok = first_rate(s, kernel, head_dim, *dtype, &s->rates[index], error);
+    }
+    return ok;
+}
+
+/* Peak, type, first rate and break-even of a kernel; its results begin, yet to be filled. False
+ * after Ctrl-C alone. */
 static bool begin_kernel(struct agenda *s, int index, struct error *error)
 {
     const struct bench_settings *set = s->settings;
     const draftattn_kernel_info *kernel = &set->kernels[index];
-    double *peak = &s->report->peak[kernel->backend], *rate = &s->rates[index];
-    int first = s->report->result_count;
+    struct bench_result *results = &s->report->results[s->report->result_count];
+    double *peak = &s->report->peak[kernel->backend];
+    struct error why = {0};
+    int count = 0;
     for (int g = 0; g < set->grid_count; g++)
         if (fits(kernel, set->grids[g].head_dim))
-            s->report->results[s->report->result_count++] =
-                (struct bench_result){.grid = &set->grids[g], .kernel = kernel};
-    if (s->report->result_count == first)
+            results[count++] = (struct bench_result){.grid = &set->grids[g], .kernel = kernel};
+    if (count == 0)
         return true;
-    s->jobs_left += s->report->result_count - first;
-    if (*peak == 0)
+    s->report->result_count += count;
+    if (*peak == 0 && !on_device(kernel))
         *peak = bench_peak(kernel->backend, set->threads);
-    if (!first_rate(s, kernel, s->report->results[first].grid->head_dim, rate, error))
-        return false;
+    bool works = settle_dtype(s, index, results[0].grid->head_dim, &why);
+    for (int i = 0; i < count; i++) {
+        results[i].dtype = s->dtypes[index];
+        if (!works && !why.interrupted)
+            snprintf(results[i].why, sizeof results[i].why, "%.250s", why.text);
+    }
+    s->refused = s->refused || why.usage;
+    if (why.interrupted)
+        *error = why;
+    if (!works)
+        return !why.interrupted;
+    s->jobs_left += count;
     return !set->break_even || !fits(kernel, set->break_even_head_dim) ||
-           run_break_even(s, kernel, *rate, error);
+           run_break_even(s, index, error);
 }
 
 static bool run_jobs(struct agenda *s, bool small, struct error *error)
@@ -327,6 +385,9 @@ bool bench_jobs_run(const struct bench_settings *settings, struct console *conso
     size_t jobs = (size_t)settings->grid_count * (size_t)settings->kernel_count;
     *report = (struct bench_report){.threads = settings->threads, .desc = settings->desc};
     machine_cpu_name(report->cpu, sizeof report->cpu);
+    for (int k = 0; k < settings->kernel_count; k++)
+        if (on_device(&settings->kernels[k]))
+            device_memory_device(report->device, sizeof report->device);
     report->results = calloc(jobs, sizeof *report->results);
     if (!report->results)
         return error_out_of_memory(error, "the report", jobs * sizeof *report->results);

@@ -12,7 +12,8 @@ struct bench_settings {
     int kernel_count;
     double sparsity[BENCH_MAX_SPARSITY];
     int sparsity_count;
-    draftattn_plan_desc desc; /* policy, compensation, probes, repair */
+    draftattn_plan_desc desc; /* policy, compensation, probes, repair; in_dtype */
+    bool any_dtype; /* in_dtype is not asked for: F32, on CUDA BF16 where the kernel has it */
     int32_t threads;
     int runs;     /* at most */
     double limit; /* seconds */

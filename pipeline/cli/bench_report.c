@@ -1,9 +1,11 @@
 /*
  * The figures of draftattn bench. Owns how they are shown: milliseconds in the table, seconds for
  * machines; what was not measured is "-", empty or null. Speed-up is dense by median, share of peak
- * is of the peak of the backend's instruction set.
+ * is of the peak of the backend's instruction set; a device's is not measured.
  */
 #include "bench_report.h"
+
+#include "../machine.h"
 
 #include <draftattn.h>
 
@@ -44,7 +46,13 @@ static double speed_up(const struct bench_result *result, const struct bench_row
 static double peak_share(const struct bench_report *report, const struct bench_result *result,
                          const struct bench_row *row)
 {
-    return row->gflops / report->peak[result->kernel->backend];
+    double peak = report->peak[result->kernel->backend];
+    return peak > 0 ? row->gflops / peak : NAN;
+}
+
+const char *bench_dtype_name(draftattn_dtype dtype)
+{
+    return dtype == DRAFTATTN_F32 ? "float32" : "bfloat16";
 }
 
 static void version_text(char *text, size_t size)
@@ -77,8 +85,13 @@ static void print_row(FILE *out, const struct bench_report *report,
     print_number(out, 8, 1e3 * row->max);
     for (int stage = 0; stage < DRAFTATTN_STAGE_COUNT; stage++)
         print_number(out, 7, 1e3 * row->stages[stage]);
-    fprintf(out, " %7.1f %4.0f%% %7.2fx", row->gflops, 100 * peak_share(report, result, row),
-            speed_up(result, row));
+    double share = peak_share(report, result, row);
+    fprintf(out, row->gflops < 1e5 ? " %7.1f" : " %7.0f", row->gflops);
+    if (isfinite(share))
+        fprintf(out, " %4.0f%%", 100 * share);
+    else
+        fprintf(out, " %5s", "-");
+    fprintf(out, " %7.2fx", speed_up(result, row));
     print_number(out, 6, row->error);
     fputc('\n', out);
 }
@@ -102,7 +115,7 @@ static void print_result(FILE *out, const struct bench_report *report,
     else
         fprintf(out, "%d heads x %d", result->heads, grid->head_dim);
     int runs = result->rows[0].runs;
-    fprintf(out, ", %d run%s\n", runs, runs == 1 ? "" : "s");
+    fprintf(out, ", %s, %d run%s\n", bench_dtype_name(result->dtype), runs, runs == 1 ? "" : "s");
     fprintf(out, "  sparsity density  median      min      max   order    pool   draft  select  "
                  "attend  repair GFLOP/s  peak speed-up  error\n");
     for (int i = 0; i < result->row_count; i++)
@@ -133,8 +146,8 @@ static void predicted_words(int64_t tokens, char *text, size_t size)
 
 static void print_break_even(FILE *out, const struct bench_break_evens *found)
 {
-    fprintf(out, "\nbreak-even, %s, %d heads x %d: tokens from which on sparse beats dense\n",
-            found->kernel->name, found->heads, found->head_dim);
+    fprintf(out, "\nbreak-even, %s, %d heads x %d, %s: tokens from which on sparse beats dense\n",
+            found->kernel->name, found->heads, found->head_dim, bench_dtype_name(found->dtype));
     if (found->why[0]) {
         fprintf(out, "  left out: %s\n", found->why);
         return;
@@ -149,32 +162,40 @@ static void print_break_even(FILE *out, const struct bench_break_evens *found)
     }
 }
 
-void bench_report_table(FILE *out, const struct bench_report *report)
+static void print_machine(FILE *out, const struct bench_report *report)
 {
-    const draftattn_plan_desc *desc = &report->desc;
     char version[32];
     version_text(version, sizeof version);
-    fprintf(out, "draftattn %s; %s, %d thread%s\npeak of multiply-adds:", version, report->cpu,
-            report->threads, report->threads == 1 ? "" : "s");
-    const char *separator = "";
+    fprintf(out, "draftattn %s, commit %s; %s, %d thread%s\n", version, machine_commit(),
+            report->cpu, report->threads, report->threads == 1 ? "" : "s");
+    if (report->device[0])
+        fprintf(out, "cuda: %s; peak not measured, stages not told\n", report->device);
+    const char *separator = "peak of multiply-adds: ";
     for (int b = 0; b <= DRAFTATTN_BACKEND_CUDA; b++) {
         if (report->peak[b] <= 0)
             continue;
-        fprintf(out, "%s %s %.0f GFLOP/s", separator, draftattn_backend_name((draftattn_backend)b),
+        fprintf(out, "%s%s %.0f GFLOP/s", separator, draftattn_backend_name((draftattn_backend)b),
                 report->peak[b]);
-        separator = ",";
+        separator = ", ";
     }
-    fprintf(out, "\n%s", draftattn_policy_name(desc->policy));
+    if (separator[0] == ',')
+        fputc('\n', out);
+}
+
+void bench_report_table(FILE *out, const struct bench_report *report)
+{
+    const draftattn_plan_desc *desc = &report->desc;
+    print_machine(out, report);
+    fprintf(out, "%s", draftattn_policy_name(desc->policy));
     if (desc->policy == DRAFTATTN_POLICY_DRAFT)
         fprintf(out, ", compensation %s", desc->compensation ? "on" : "off");
     if (desc->policy != DRAFTATTN_POLICY_DENSE)
         fprintf(out, ", %d probe rows%s", desc->probes,
                 desc->repair && desc->probes ? " and repair" : "");
-    fprintf(
-        out,
-        "; random float32 data, seed %d, raster order\ntimes in ms; speed-up by medians; error: "
-        "relative L2, estimated from the probe rows, median over heads\n",
-        BENCH_SEED);
+    fprintf(out,
+            "; random data, seed %d, raster order\ntimes in ms; speed-up by medians; error: "
+            "relative L2, estimated from the probe rows, median over heads\n",
+            BENCH_SEED);
     for (int i = 0; i < report->result_count; i++)
         print_result(out, report, &report->results[i]);
     for (int i = 0; i < report->break_even_count; i++)
@@ -214,7 +235,7 @@ static void csv_row(FILE *out, const struct bench_report *report, const struct b
     csv_number(out, peak_share(report, result, row));
     csv_number(out, speed_up(result, row));
     csv_number(out, row->error);
-    fputc('\n', out);
+    fprintf(out, ",%s,%s\n", bench_dtype_name(result->dtype), machine_commit());
 }
 
 void bench_report_csv(FILE *out, const struct bench_report *report)
@@ -223,7 +244,7 @@ void bench_report_csv(FILE *out, const struct bench_report *report)
                  "density,median,min,max");
     for (int stage = 0; stage < DRAFTATTN_STAGE_COUNT; stage++)
         fprintf(out, ",%s", draftattn_stage_name((draftattn_stage)stage));
-    fprintf(out, ",flops,gflops,peak_share,speedup,error\n");
+    fprintf(out, ",flops,gflops,peak_share,speedup,error,dtype,commit\n");
     for (int i = 0; i < report->result_count; i++)
         for (int row = 0; row < report->results[i].row_count; row++)
             csv_row(out, report, &report->results[i], &report->results[i].rows[row]);
@@ -276,6 +297,7 @@ static void json_result(cJSON *list, const struct bench_report *report,
     cJSON_AddNumberToObject(json, "head_dim", result->grid->head_dim);
     cJSON_AddStringToObject(json, "backend", draftattn_backend_name(result->kernel->backend));
     cJSON_AddStringToObject(json, "kernel", result->kernel->name);
+    cJSON_AddStringToObject(json, "dtype", bench_dtype_name(result->dtype));
     cJSON_AddStringToObject(json, "left_out", result->why);
     cJSON *rows = cJSON_AddArrayToObject(json, "rows");
     for (int i = 0; i < result->row_count; i++)
@@ -291,6 +313,7 @@ static void json_break_even(cJSON *list, const struct bench_break_evens *found)
         cJSON_AddStringToObject(json, "kernel", found->kernel->name);
         cJSON_AddNumberToObject(json, "heads", found->heads);
         cJSON_AddNumberToObject(json, "head_dim", found->head_dim);
+        cJSON_AddStringToObject(json, "dtype", bench_dtype_name(found->dtype));
         cJSON_AddNumberToObject(json, "sparsity", row->sparsity);
         cJSON_AddNumberToObject(json, "probes", row->probes);
         cJSON_AddNumberToObject(json, "measured", row->measured);
@@ -305,7 +328,9 @@ bool bench_report_json(FILE *out, const struct bench_report *report, struct erro
     char version[32];
     version_text(version, sizeof version);
     cJSON_AddStringToObject(root, "version", version);
+    cJSON_AddStringToObject(root, "commit", machine_commit());
     cJSON_AddStringToObject(root, "cpu", report->cpu);
+    cJSON_AddStringToObject(root, "device", report->device);
     cJSON_AddNumberToObject(root, "threads", report->threads);
     cJSON_AddNumberToObject(root, "seed", BENCH_SEED);
     cJSON_AddStringToObject(root, "policy", draftattn_policy_name(report->desc.policy));

@@ -14,7 +14,7 @@
 #include <string.h>
 
 struct arguments {
-    const char *presets, *grid, *sparsity, *policy, *backend, *kernel;
+    const char *presets, *grid, *dtype, *sparsity, *policy, *backend, *kernel;
     struct option_int heads, head_dim, compensation, probes, break_even, threads, runs;
     struct option_real limit;
     bool json, csv, quiet;
@@ -38,6 +38,9 @@ static const struct option_spec options[] = {
                    "short"),
     OPTION_ROW_INT(0, "head-dim", "N", head_dim, 1, 512,
                    "64 or 128, any for the reference (default: 128)"),
+    OPTION_ROW_TEXT(0, "dtype", "NAME", dtype,
+                    "float32 or bfloat16, of q, k, v and o (default: float32, on CUDA bfloat16 "
+                    "where the kernel has it)"),
     OPTION_ROW_HEADING("Attention"),
     OPTION_ROW_TEXT(0, "sparsity", "LIST", sparsity,
                     "each 0 to below 1; dense is always measured (default: 0.5,0.75,0.9)"),
@@ -53,8 +56,8 @@ static const struct option_spec options[] = {
                       "where no grid is given)"),
     OPTION_ROW_HEADING("Machine"),
     OPTION_ROW_TEXT(0, "backend", "NAME", backend,
-                    "auto (the fastest), portable, avx2, avx512 or reference (default: all that "
-                    "work here but the reference)"),
+                    "auto (the fastest), portable, avx2, avx512, cuda or reference (default: all "
+                    "that work here but the reference)"),
     OPTION_ROW_TEXT(0, "kernel", "NAME", kernel, "one kernel, as 'draftattn info' lists them"),
     OPTION_ROW_INT('t', "threads", "N", threads, 1, 1024, "CPU threads (default: all)"),
     OPTION_ROW_INT(0, "runs", "N", runs, 1, BENCH_MAX_RUNS,
@@ -303,6 +306,18 @@ static bool take_attention(const struct arguments *a, struct bench_settings *set
     return take_sparsity(a->sparsity ? a->sparsity : DEFAULT_SPARSITY, set, error);
 }
 
+static bool take_dtype(const struct arguments *a, struct bench_settings *set, struct error *error)
+{
+    static const draftattn_dtype dtypes[] = {DRAFTATTN_F32, DRAFTATTN_BF16};
+    set->any_dtype = !a->dtype;
+    for (size_t i = 0; a->dtype && i < sizeof dtypes / sizeof *dtypes; i++)
+        if (strcmp(a->dtype, bench_dtype_name(dtypes[i])) == 0) {
+            set->desc.in_dtype = dtypes[i];
+            return true;
+        }
+    return !a->dtype || error_set_usage(error, "--dtype '%s': takes float32 or bfloat16", a->dtype);
+}
+
 static bool take_settings(const struct arguments *a, struct bench_settings *set,
                           struct error *error)
 {
@@ -312,7 +327,7 @@ static bool take_settings(const struct arguments *a, struct bench_settings *set,
     set->runs = a->runs.given ? (int)a->runs.value : DEFAULT_RUNS;
     set->limit = a->limit.given ? a->limit.value : DEFAULT_LIMIT;
     return take_grids(a, set, error) && take_kernels(a, set, error) &&
-           take_attention(a, set, error);
+           take_attention(a, set, error) && take_dtype(a, set, error);
 }
 
 static bool show(const struct arguments *a, const struct bench_report *report, struct error *error)

@@ -7,7 +7,9 @@ import csv
 import io
 import json
 import math
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +18,12 @@ import unittest
 from cli_common import PROGRAM, SANITIZED, SMALL, Case
 
 STAGES = ("order", "pool", "draft map", "select", "attend", "repair")
+
+# What shows the device that other tests hide.
+DEVICES = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
+CUDA = any(backend["name"] == "cuda" and backend["works"] for backend in json.loads(
+    subprocess.run([PROGRAM, "info", "--json"], capture_output=True, check=True,
+                   env={**os.environ, **DEVICES}).stdout)["backends"])
 
 # 1,024 tokens, 8 blocks; sharing the machine.
 GRID = ["--grid", "4x16x16", "--heads", "2", "--head-dim", "64", "--runs", "2", "--threads", "1",
@@ -42,11 +50,13 @@ class Bench(Case):
         out, err = self.succeed("bench", *GRID, "--sparsity", "0.5,0.9", "--probes", "32", "--json")
         found = json.loads(out)
         self.assertEqual((found["threads"], found["probes"], found["break_even"]), (1, 32, []))
+        self.assertRegex(found["commit"], r"^[\w.-]+$")
+        self.assertEqual(found["device"], "")
         self.assertIn("4x16x16 on ", err)
         self.assertGreaterEqual(len(found["results"]), 1)
         for result in found["results"]:
-            self.assertEqual((result["tokens"], result["head_dim"], result["heads_asked"]),
-                             (1024, 64, 2))
+            self.assertEqual((result["tokens"], result["head_dim"], result["heads_asked"],
+                              result["dtype"]), (1024, 64, 2, "float32"))
             rows = result["rows"]
             self.assertEqual([(row["policy"], row["sparsity"]) for row in rows],
                              [("dense", 0), ("draft", 0.5), ("draft", 0.9)])
@@ -80,10 +90,51 @@ class Bench(Case):
 
     def test_table(self):
         out, _ = self.succeed("bench", *GRID, "--sparsity", "0.5", "--policy", "draft-paper")
-        for words in ("draftattn ", "1 thread\n", "GFLOP/s", "draft-paper, 256 probe rows", "seed 1",
-                      "4x16x16, 1024 tokens", "2 heads x 64, 2 runs", "dense", "speed-up"):
+        for words in ("draftattn ", ", commit ", "1 thread\n", "GFLOP/s", "seed 1",
+                      "draft-paper, 256 probe rows", "4x16x16, 1024 tokens",
+                      "2 heads x 64, float32, 2 runs", "dense", "speed-up"):
             self.assertIn(words, out)
         self.assertNotIn("break-even", out)
+
+    def test_bfloat16(self):
+        out, _ = self.succeed("bench", *GRID, "--sparsity", "0.5", "--dtype", "bfloat16", "--csv")
+        rows = list(csv.DictReader(io.StringIO(out)))
+        self.assertEqual({row["dtype"] for row in rows}, {"bfloat16"})
+        self.assertEqual(len({row["commit"] for row in rows}), 1)
+        self.assertTrue(0 < float(rows[1]["error"]) < 1)
+
+    def test_commit(self):
+        """Of the sources, where they are a checkout: HEAD when the program was built."""
+        source = os.path.dirname(os.path.abspath(__file__))
+        git = subprocess.run(["git", "-C", source, "rev-parse", "HEAD"], capture_output=True,
+                             text=True, check=False) if shutil.which("git") else None
+        if not git or git.returncode:
+            self.skipTest("the sources are no checkout")
+        out, _ = self.succeed("bench", *GRID, "--sparsity", "0.5", "--json")
+        commit = json.loads(out)["commit"].removesuffix("-dirty").split("-g")[-1]
+        known = subprocess.run(["git", "-C", source, "cat-file", "-t", commit],
+                               capture_output=True, text=True, check=False)
+        self.assertEqual(known.stdout.strip(), "commit")
+
+    @unittest.skipUnless(CUDA, "backend cuda does not work here")
+    def test_cuda(self):
+        """The device's rows: bfloat16 in its memory, neither stages nor peak."""
+        out, _ = self.succeed("bench", "--grid", "16x16x16+40", "--heads", "4", "--backend", "cuda",
+                              "--sparsity", "0.75", "--json", "--time-limit", "60",
+                              env=self.environment(**DEVICES))
+        found = json.loads(out)
+        self.assertIn("multiprocessors", found["device"])
+        self.assertEqual(found["peak_gflops"], {})
+        measured = [result for result in found["results"] if result["rows"]]
+        self.assertIn("bfloat16", {result["dtype"] for result in measured})
+        for result in measured:
+            dense, draft = result["rows"]
+            self.assertEqual((result["backend"], dense["density"], dense["error"]),
+                             ("cuda", 1, 0))
+            self.assertTrue(0.2 < draft["density"] < 0.4 and 0 < draft["error"] < 1)
+            self.assertEqual((draft["peak_share"], set(draft["stages"].values())), (None, {None}))
+            self.assertTrue(math.isclose(draft["speedup"], dense["seconds"]["median"] /
+                                         draft["seconds"]["median"], rel_tol=1e-6))
 
     def test_break_even(self):
         out, _ = self.succeed("bench", *GRID, "--sparsity", "0.9", "--break-even", "on", "--json")
@@ -137,6 +188,7 @@ class Bench(Case):
                  "32 x 48"),
                 (["--backend", "gpu9"], "--backend 'gpu9'", "avx2"),
                 (["--backend", "cuda"], "--backend cuda"),
+                (["--dtype", "fp8"], "--dtype 'fp8'", "float32", "bfloat16"),
                 (["--kernel", "attend_portable_d12"], "did you mean 'attend_portable_d128'?"),
                 (["--kernel", "attend_portable_d64"], "--head-dim 64"),
                 (["--kernel", "attend_portable_d64", "--backend", "portable"], "not both"),

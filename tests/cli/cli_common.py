@@ -35,8 +35,9 @@ class Case(unittest.TestCase):
         shutil.rmtree(self.folder)
 
     def environment(self, **more):
+        """No CUDA device: what is expected here is what a CPU does."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("DRAFTATTN")}
-        return {**kept, "DRAFTATTN_MODEL": MODEL, **more}
+        return {**kept, "DRAFTATTN_MODEL": MODEL, "CUDA_VISIBLE_DEVICES": "", **more}
 
     def run_program(self, *arguments, env=None, limits=None):
         return subprocess.run([PROGRAM, *arguments], cwd=self.work, env=env or self.environment(),

@@ -125,12 +125,12 @@ static void test_data(void **state)
     float *data = malloc((size_t)(4 * floats) * sizeof *data);
     assert_non_null(data);
     float *q = data, *k = q + floats, *v = k + floats, *again = v + floats;
-    bench_fill(&grid, 1, 64, 7, again, k, v);
-    bench_fill(&grid, 1, 64, 7, q, k, v);
+    bench_fill(&grid, 0, 1, 64, 7, again, k, v);
+    bench_fill(&grid, 0, 1, 64, 7, q, k, v);
     assert_memory_equal(q, again, (size_t)floats * sizeof *q);
-    bench_fill(&grid, 1, 64, 8, again, k, v);
+    bench_fill(&grid, 0, 1, 64, 8, again, k, v);
     assert_memory_not_equal(q, again, (size_t)floats * sizeof *q);
-    bench_fill(&grid, 1, 64, 7, q, k, v);
+    bench_fill(&grid, 0, 1, 64, 7, q, k, v);
 
     double near = 0, crossed = 0, far = 0, power = 0;
     const int64_t count = 8 * 24 * 24 - 1;
@@ -145,6 +145,44 @@ static void test_data(void **state)
     assert_true(fabs(far) < 0.1);
     assert_true(fabs(dot(q + (tokens - 1) * 64, q + (tokens - 2) * 64)) < 0.25);
     free(data);
+}
+
+/* To nearest, ties to even; float32 stays what it is. */
+static void test_round(void **state)
+{
+    (void)state;
+    static const float values[] = {1, -2.5f, 0x1.008p0f, 0x1.01p0f, 0x1.03p0f, 0x1.0101p0f, 0};
+    static const uint16_t expected[] = {0x3f80, 0xc020, 0x3f80, 0x3f80, 0x3f82, 0x3f81, 0};
+    uint16_t rounded[7];
+    float same[7];
+    bench_round(values, 7, DRAFTATTN_BF16, rounded);
+    assert_memory_equal(rounded, expected, sizeof expected);
+    bench_round(values, 7, DRAFTATTN_F32, same);
+    assert_memory_equal(same, values, sizeof values);
+}
+
+/* The lab holds the float32 data rounded, head by head, and the library takes it. */
+static void test_bf16(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    struct bench_setup setup = setup_of((draftattn_grid){2, 8, 16, 3}, 2);
+    struct bench_lab *exact = open_lab(&setup);
+    setup.dtype = DRAFTATTN_BF16;
+    struct bench_lab *lab = open_lab(&setup);
+    const int64_t count = 3 * 2 * 259 * 64; /* q, k and v */
+    uint16_t *rounded = malloc((size_t)count * sizeof *rounded);
+    assert_non_null(rounded);
+    bench_round(exact->data, count, DRAFTATTN_BF16, rounded);
+    assert_memory_equal(rounded, lab->data, (size_t)count * sizeof *rounded);
+    assert_int_equal(bench_data_bytes(&setup.grid, 2, 64, DRAFTATTN_BF16), count / 3 * 4 * 2);
+    free(rounded);
+
+    draftattn_plan_desc desc = draftattn_plan_desc_default();
+    desc.sparsity = 0.5;
+    assert_true(bench_lab_add(lab, &desc, &error) && bench_lab_run(lab, 0, NULL, &error));
+    close_lab(lab);
+    close_lab(exact);
 }
 
 static void test_break_even(void **state)
@@ -169,7 +207,9 @@ static void test_peak(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows), cmocka_unit_test(test_refusals), cmocka_unit_test(test_data),
-        cmocka_unit_test(test_break_even), cmocka_unit_test(test_peak)};
+        cmocka_unit_test(test_rows), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_data), cmocka_unit_test(test_round),
+        cmocka_unit_test(test_bf16), cmocka_unit_test(test_break_even),
+        cmocka_unit_test(test_peak)};
     return cmocka_run_group_tests_name("bench", tests, NULL, NULL);
 }
