@@ -28,6 +28,11 @@ struct attend_tile {
     int32_t rows;             /* 1 .. ATTEND_MAX_ROWS */
     bool stream;              /* o will not be found in a cache: write it past them */
     float scale;              /* of the base-2 logits: softmax_scale * log2(e) */
+    /* Query rows of the tile that the thread will probably be at next: asked for meanwhile. NULL =
+     * none. */
+    const struct rows *q_ahead;
+    int64_t ahead_begin;
+    int32_t ahead_rows;
     float *lse; /* [rows] natural logarithm, -INFINITY where a row sees nothing; may be NULL */
     const struct attend_panel *panels;
     int64_t panel_count; /* may be 0 */

@@ -1,7 +1,8 @@
 /*
  * Owns the distribution of attention over threads: one task per query block (and per tile of probe
- * rows), head by head, longest first, each a list of panels for the micro-kernel: the kept key
- * blocks, then the means of the skipped ones. What a task computes depends on nothing but its rows
+ * rows), head by head, longest first, each a list of panels for the micro-kernel: the means of the
+ * skipped key blocks, then the kept ones. The means are in a cache since the task before, and each
+ * panel is asked for during the one before it: nothing comes as a surprise. What a task computes depends on nothing but its rows
  * and panels, so results do not depend on the number of threads.
  */
 #include "cpu_kernel.h"
@@ -14,6 +15,11 @@
 
 /* From so many on, outputs of a call would push out what is read, and be pushed out themselves. */
 #define STREAM_BYTES (16 << 20)
+
+static bool is_probe_task(const struct problem *problem, const struct task_cpu *task)
+{
+    return task->block >= problem->query_blocks;
+}
 
 /* One tile on its way: where its panels come from and where they are listed. */
 struct listing {
@@ -90,7 +96,7 @@ static int64_t list_panels(const struct run *run, const struct scratch_cpu *scra
 {
     const struct problem *problem = run->problem;
     struct listing listing = start_listing(run, scratch, task->head, task->head - first, thread);
-    if (task->block >= problem->query_blocks || !run->list) {
+    if (is_probe_task(problem, task) || !run->list) {
         for (int64_t block = 0; block < problem->key_blocks; block++)
             add_block(&listing, block);
         return listing.count;
@@ -98,10 +104,10 @@ static int64_t list_panels(const struct run *run, const struct scratch_cpu *scra
     int64_t row = list_row(problem, task->head, task->block), begin = run->list->row_ptr[row];
     int64_t kept_count = run->list->row_ptr[row + 1] - begin;
     const int32_t *kept = run->list->block_idx + begin;
-    for (int64_t i = 0; i < kept_count; i++)
-        add_block(&listing, kept[i]);
     if (run->compensation)
         add_means(&listing, kept, kept_count);
+    for (int64_t i = 0; i < kept_count; i++)
+        add_block(&listing, kept[i]);
     return listing.count;
 }
 
@@ -113,39 +119,73 @@ static void store_lse(const struct run *run, int64_t head, int64_t begin, int64_
         rows_store(&to, begin + i, lse + i);
 }
 
-/* Probe rows: every key, straight into scratch. */
-static void attend_probes(const struct run *run, const struct scratch_cpu *scratch,
-                          const struct task_cpu *task, struct attend_tile *tile)
+/* Positions that a task is about: in block order, or among the probes. */
+struct span {
+    int64_t begin;
+    int32_t rows;
+};
+
+static struct span span_of(const struct problem *problem, const struct task_cpu *task)
+{
+    if (!is_probe_task(problem, task))
+        return (struct span){problem->query_begin[task->block],
+                             (int32_t)block_length(problem->query_begin, task->block)};
+    int64_t begin = (task->block - problem->query_blocks) * ATTEND_MAX_ROWS;
+    int64_t rows = problem->probes - begin;
+    return (struct span){begin, (int32_t)(rows < ATTEND_MAX_ROWS ? rows : ATTEND_MAX_ROWS)};
+}
+
+static struct rows queries_of(const struct run *run, const struct scratch_cpu *scratch,
+                              const struct task_cpu *task)
+{
+    if (is_probe_task(run->problem, task))
+        return probe_queries(run, scratch, task->head);
+    return rows_of(run->problem, run->q, task->head);
+}
+
+/* Probe rows go straight into scratch. */
+static struct rows outputs_of(const struct run *run, const struct scratch_cpu *scratch,
+                              int64_t first, const struct task_cpu *task)
 {
     const struct problem *problem = run->problem;
     int32_t head_dim = problem->desc.head_dim;
-    int64_t begin = (task->block - problem->query_blocks) * ATTEND_MAX_ROWS;
-    int64_t rows = problem->probes - begin;
-    struct rows from = probe_queries(run, scratch, task->head);
-    struct rows to = rows_dense(scratch->exact + task->head * problem->probes * head_dim, head_dim);
-    tile->rows = (int32_t)(rows < ATTEND_MAX_ROWS ? rows : ATTEND_MAX_ROWS);
-    tile->q = &from, tile->q_begin = begin;
-    tile->o = &to, tile->o_begin = begin;
-    cpu_kernel_of(problem)->attend(tile);
+    if (is_probe_task(problem, task))
+        return rows_dense(scratch->exact + task->head * problem->probes * head_dim, head_dim);
+    if (run->probes && task->block < problem->video_query_blocks)
+        return waiting_rows(run, scratch, task->head, task->head - first);
+    return rows_of(problem, run->o, task->head);
 }
 
-static void attend_block(const struct run *run, const struct scratch_cpu *scratch, int64_t first,
-                         const struct task_cpu *task, const struct thread_cpu *thread,
-                         struct attend_tile *tile)
+/* ahead is what this thread will probably do next, or NULL. */
+static void attend_task(const struct run *run, const struct scratch_cpu *scratch, int64_t first,
+                        const struct task_cpu *task, const struct task_cpu *ahead,
+                        const struct thread_cpu *thread)
 {
     const struct problem *problem = run->problem;
-    int64_t begin = problem->query_begin[task->block];
-    bool waits = run->probes && task->block < problem->video_query_blocks;
-    struct rows from = rows_of(problem, run->q, task->head);
-    struct rows to = waits ? waiting_rows(run, scratch, task->head, task->head - first)
-                           : rows_of(problem, run->o, task->head);
-    tile->rows = (int32_t)block_length(problem->query_begin, task->block);
-    tile->q = &from, tile->q_begin = begin;
-    tile->o = &to, tile->o_begin = begin;
-    tile->lse = run->lse ? thread->lse : NULL;
-    cpu_kernel_of(problem)->attend(tile);
-    if (run->lse)
-        store_lse(run, task->head, begin, tile->rows, thread->lse);
+    struct span span = span_of(problem, task);
+    struct rows q = queries_of(run, scratch, task), o = outputs_of(run, scratch, first, task);
+    struct rows q_ahead;
+    bool lse = run->lse && !is_probe_task(problem, task);
+    struct attend_tile tile = {.q = &q,
+                               .o = &o,
+                               .q_begin = span.begin,
+                               .o_begin = span.begin,
+                               .rows = span.rows,
+                               .stream = problem->heads * problem->tokens * problem->desc.head_dim >
+                                         STREAM_BYTES / (int64_t)sizeof(float),
+                               .scale = (float)((double)problem->desc.softmax_scale * LOG2_E),
+                               .lse = lse ? thread->lse : NULL,
+                               .panels = thread->panels,
+                               .panel_count = list_panels(run, scratch, first, task, thread),
+                               .scratch = thread->work};
+    if (ahead) {
+        struct span next = span_of(problem, ahead);
+        q_ahead = queries_of(run, scratch, ahead);
+        tile.q_ahead = &q_ahead, tile.ahead_begin = next.begin, tile.ahead_rows = next.rows;
+    }
+    cpu_kernel_of(problem)->attend(&tile);
+    if (lse)
+        store_lse(run, task->head, span.begin, span.rows, thread->lse);
 }
 
 static bool comes_before(const struct task_cpu *a, const struct task_cpu *b)
@@ -209,10 +249,7 @@ draftattn_status cpu_attend(const struct run *run, int64_t first, int64_t count)
     const struct problem *problem = run->problem;
     struct scratch_cpu scratch;
     scratch_cpu_open(problem, run->scratch, &scratch, NULL);
-    float scale = (float)((double)problem->desc.softmax_scale * LOG2_E);
-    int64_t tasks = list_tasks(run, &scratch, first, count);
-    bool stream = problem->heads * problem->tokens * problem->desc.head_dim >
-                  STREAM_BYTES / (int64_t)sizeof(float);
+    int64_t tasks = list_tasks(run, &scratch, first, count), threads = problem->threads;
     if (run->probes)
         list_probe_tokens(problem, &scratch);
 #pragma omp parallel num_threads(problem->threads)
@@ -221,13 +258,8 @@ draftattn_status cpu_attend(const struct run *run, int64_t first, int64_t count)
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < tasks; i++) {
             const struct task_cpu *task = &scratch.tasks[i];
-            struct attend_tile tile = {
-                .panels = thread.panels, .scale = scale, .stream = stream, .scratch = thread.work};
-            tile.panel_count = list_panels(run, &scratch, first, task, &thread);
-            if (task->block < problem->query_blocks)
-                attend_block(run, &scratch, first, task, &thread, &tile);
-            else
-                attend_probes(run, &scratch, task, &tile);
+            attend_task(run, &scratch, first, task, i + threads < tasks ? task + threads : NULL,
+                        &thread);
         }
     }
     return DRAFTATTN_SUCCESS;

@@ -7,6 +7,8 @@
  *   1  row by row through a copy                                    6.0 ms
  *   2  four rows at a time where they lie, rows asked for ahead     3.5 ms
  *   3  in registers, by instruction set (pool_simd.c)               1.8 ms
+ *   4  the last head first: attending finds the first ones in the last-level cache, and takes
+ *      0.3 ms less of 37 at 90 % sparsity
  *   failed: rows in ascending order within a block, so that they lie in longer pieces: a third
  *   slower, as eight rows of a strip are eight streams from memory at once
  */
@@ -99,11 +101,13 @@ draftattn_status cpu_pool(const struct run *run)
     struct scratch_cpu scratch;
     int64_t query_blocks = problem->video_query_blocks, key_blocks = problem->key_blocks;
     int64_t per_head = query_blocks + key_blocks, head_dim = problem->desc.head_dim;
+    int64_t blocks = problem->heads * per_head;
     scratch_cpu_open(problem, run->scratch, &scratch, NULL);
     clear_padding(problem, &scratch);
 #pragma omp parallel for schedule(dynamic, 4) num_threads(problem->threads)
-    for (int64_t i = 0; i < problem->heads * per_head; i++) {
-        int64_t head = i / per_head, block = i % per_head;
+    for (int64_t i = 0; i < blocks; i++) {
+        /* Attending starts with the first head: it should be what the caches saw last. */
+        int64_t head = problem->heads - 1 - i / per_head, block = i % per_head;
         if (block < key_blocks) {
             pool_keys(run, &scratch, head, block);
         } else {

@@ -44,14 +44,6 @@ static int64_t collect_rows(const struct run *run, const struct scratch_cpu *scr
     return rows;
 }
 
-static double norm_of(const float *x, int64_t count)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < count; i++)
-        sum += (double)x[i] * (double)x[i];
-    return sum;
-}
-
 /* NaN in either stays NaN: it must not read as no error. */
 static float relative(double error, double norm)
 {
@@ -64,7 +56,8 @@ static void fit_head(const struct run *run, const struct scratch_cpu *scratch, i
                      int64_t index, const struct thread_cpu *thread)
 {
     const struct problem *problem = run->problem;
-    int64_t head_dim = problem->desc.head_dim;
+    const struct repair_kernels *kernels = cpu_kernel_of(problem)->repair;
+    int64_t head_dim = problem->desc.head_dim, probe_floats = problem->probes * head_dim;
     draftattn_head_stats *stats = &run->heads[head];
     struct repair_fit fit = {.head_dim = (int32_t)head_dim,
                              .ridge = problem->desc.ridge,
@@ -77,18 +70,13 @@ static void fit_head(const struct run *run, const struct scratch_cpu *scratch, i
     if (head_is_full(run, head))
         return;
     fit.rows = collect_rows(run, scratch, head, index, thread);
-    double norm =
-        norm_of(scratch->exact + head * problem->probes * head_dim, problem->probes * head_dim);
-    double error = 0;
-    for (int64_t i = 0; i < fit.rows * head_dim; i++) {
-        double difference = (double)fit.exact[i] - (double)fit.o[i];
-        error += difference * difference;
-    }
+    double norm = kernels->squares(scratch->exact + head * probe_floats, NULL, probe_floats);
+    double error = kernels->squares(fit.exact, fit.o, fit.rows * head_dim);
     stats->error = stats->error_before = relative(error, norm);
     if (!run->repair || fit.rows < MIN_FIT_ROWS || error == 0)
         return;
     fit.error = error;
-    if (!cpu_kernel_of(problem)->repair->fit(&fit))
+    if (!kernels->fit(&fit))
         return;
     double gain = error - fit.error_unseen;
     if (!(gain > MIN_GAIN * error && gain > MIN_SPREADS * fit.gain_spread))

@@ -35,7 +35,11 @@ typedef bool (*repair_fit_fn)(struct repair_fit *fit);
 typedef void (*repair_apply_fn)(int64_t rows, int32_t head_dim, const float *weight,
                                 const float *shift, const float *q, float *o, float *fixed);
 
+/* Sum of (a - b)^2; b NULL stands for zeros. */
+typedef double (*repair_squares_fn)(const float *a, const float *b, int64_t count);
+
 struct repair_kernels {
+    repair_squares_fn squares;
     repair_fit_fn fit;
     repair_apply_fn apply;
 };
