@@ -148,47 +148,75 @@ DEVICE void load_rows(uint32_t to, const char *from, int64_t stride, int32_t the
     }
 }
 
+/* ---- work ----------------------------------------------------------------------------------- */
+
+/* k or v of a head. */
+struct source {
+    const char *rows, *low; /* position 0, mean 0 */
+    int64_t stride;         /* of rows, in bytes */
+};
+
+/* An item and what its CTA shares about it, in shared memory: registers are short. */
+struct work {
+    struct attend_item item;
+    struct source k, v;
+    int32_t exact_steps, steps; /* of exact keys, and with those of means; -1: no item is left */
+};
+
 /* 64 keys of an item: positions, or means. */
 struct step {
     int32_t first, count;
     bool means;
 };
 
-/* Steps of an item: those of exact keys, then those of means. */
-DEVICE int32_t exact_steps(const struct shape_cuda &shape, const struct attend_item &item)
+template <int D>
+DEVICE struct source source_of(const struct shape_cuda &shape, int32_t head,
+                               const struct rows_cuda &rows, const void *low)
 {
-    return item.count * (shape.key_block / KEYS);
+    return {row_at(shape, rows, 2, head, 0),
+            (const char *)low + (int64_t)head * mean_rows(shape) * tile<D>::row_bytes,
+            rows.stride_token * 2};
 }
 
-DEVICE struct step step_at(const struct shape_cuda &shape, const struct attend_item &item,
-                           int32_t index)
+/* Takes the next item of the queue. One thread calls it. */
+template <int D> DEVICE void take_work(struct work &work, const struct attend_cuda &attend)
 {
-    const int32_t exact = exact_steps(shape, item);
+    const struct shape_cuda &shape = attend.shape;
+    const int32_t index = atomicAdd(attend.counter, 1);
+
+    work.steps = -1;
+    if (index >= attend.items)
+        return;
+    const struct attend_item item = item_at(attend, index);
+    work.item = item;
+    work.k = source_of<D>(shape, item.head, attend.k, attend.low_k);
+    work.v = source_of<D>(shape, item.head, attend.v, attend.low_v);
+    work.exact_steps = item.count * (shape.key_block / KEYS);
+    work.steps = work.exact_steps + (item.kept ? (shape.key_blocks + KEYS - 1) / KEYS : 0);
+}
+
+DEVICE struct step step_at(const struct shape_cuda &shape, const struct work &work, int32_t index)
+{
     const bool halves = shape.key_block == 2 * KEYS;
-    const int32_t entry = halves ? index >> 1 : index;
+    const int32_t entry = halves ? index >> 1 : index, exact = work.exact_steps;
 
     if (index >= exact)
         return {(index - exact) * KEYS, KEYS, true}; /* there are rows up to the next 128 */
-    const struct key_range block = key_block_range(shape, item.blocks ? item.blocks[entry] : entry);
+    const int32_t *blocks = work.item.blocks;
+    const struct key_range block = key_block_range(shape, blocks ? blocks[entry] : entry);
     const int32_t skip = halves ? (index & 1) * KEYS : 0;
     return {block.first + skip, min(KEYS, block.count - skip), false};
 }
 
-/* k or v of a step, or nothing where index is past the last one. Commits either way. */
+/* k or v of a step. */
 template <int D, int THREADS>
-DEVICE void load_step(const struct attend_args &args, const struct attend_item &item,
-                      const struct step &step, const struct rows_cuda &rows, const void *low,
+DEVICE void load_step(const struct source &source, const struct step &step, bool vectors,
                       uint32_t to)
 {
-    const struct shape_cuda &shape = args.attend.shape;
-    const char *from = row_at(shape, rows, 2, item.head, step.first);
-    int64_t stride = rows.stride_token * 2;
+    const int64_t stride = step.means ? tile<D>::row_bytes : source.stride;
+    const char *from = (step.means ? source.low : source.rows) + step.first * stride;
 
-    if (step.means) {
-        stride = tile<D>::row_bytes;
-        from = (const char *)low + ((int64_t)item.head * mean_rows(shape) + step.first) * stride;
-    }
-    load_rows<D, THREADS, KEYS>(to, from, stride, step.count, args.vectors_in);
+    load_rows<D, THREADS, KEYS>(to, from, stride, step.count, vectors);
 }
 
 /* ---- a step --------------------------------------------------------------------------------- */
@@ -375,10 +403,37 @@ DEVICE void add_values(struct sums<D, MT> &sums, const uint32_t (&w)[MT][KEYS / 
 
 /* ---- an item -------------------------------------------------------------------------------- */
 
-/* All steps of an item. Ends with every copy landed, but warps may still be reading. */
+/* Around the ring, in bytes. */
+template <int D> DEVICE uint32_t slot_before(uint32_t slot)
+{
+    return slot == 0 ? (SLOTS - 1) * tile<D>::bytes : slot - tile<D>::bytes;
+}
+
+template <int D> DEVICE uint32_t slot_after(uint32_t slot)
+{
+    return slot == (SLOTS - 1) * tile<D>::bytes ? 0 : slot + tile<D>::bytes;
+}
+
+/* Queries and the first keys and values, under way. */
+template <int D, int THREADS>
+DEVICE void begin_walk(const struct attend_args &args, const struct work &work, uint32_t shared)
+{
+    const struct step first = step_at(args.attend.shape, work, 0);
+    const uint32_t ring = shared + tile<D>::q_bytes;
+    int64_t stride;
+    const char *q = query_rows(args.attend, work.item, 2, &stride);
+
+    load_rows<D, THREADS, ROWS>(shared, q, stride, work.item.rows, args.vectors_in);
+    load_step<D, THREADS>(work.k, first, args.vectors_in, ring);
+    copy_commit();
+    load_step<D, THREADS>(work.v, first, args.vectors_in, ring + tile<D>::bytes);
+    copy_commit();
+}
+
+/* All steps. Ends with every copy landed, but warps may still be reading. */
 template <typename T, int D, int WARPS>
 DEVICE void walk(struct sums<D, 8 / WARPS> &sums, const struct attend_args &args,
-                 const struct attend_item &item, int32_t steps, uint32_t shared)
+                 const struct work &work, uint32_t shared)
 {
     constexpr int MT = 8 / WARPS, threads = 32 * WARPS, row_bytes = tile<D>::row_bytes;
     const struct attend_cuda &attend = args.attend;
@@ -390,37 +445,27 @@ DEVICE void walk(struct sums<D, 8 / WARPS> &sums, const struct attend_args &args
         (swizzle + (lane >> 4) * 8) * row_bytes + (((lane >> 3 & 1) ^ swizzle) << 4);
     const uint32_t q = shared + warp * MT * 16 * row_bytes + rows_first;
     const uint32_t ring = shared + tile<D>::q_bytes;
-    uint32_t slot = 0; /* in bytes, of the tile at hand; the one before it is free */
-    struct step step = step_at(attend.shape, item, 0), next = step;
-    int64_t q_stride;
-
-    const char *q_rows = query_rows(attend, item, 2, &q_stride);
-    load_rows<D, threads, ROWS>(shared, q_rows, q_stride, item.rows, args.vectors_in);
-    load_step<D, threads>(args, item, step, attend.k, attend.low_k, ring);
-    copy_commit();
-    load_step<D, threads>(args, item, step, attend.v, attend.low_v, ring + tile<D>::bytes);
-    copy_commit();
+    uint32_t slot = 0; /* of the tile at hand; the one before it is free */
+    struct step step = step_at(attend.shape, work, 0), next = step;
 
 #pragma unroll 1
-    for (int32_t index = 0; index < steps; index++) {
+    for (int32_t index = 0; index < work.steps; index++) {
         float s[MT][KEYS / 2];
         uint32_t w[MT][KEYS / 16][4];
         float scale = args.scale_log2;
-        const bool more = index + 1 < steps;
+        const bool more = index + 1 < work.steps;
 
         copy_wait_all_but_one();
         __syncthreads();
         if (more) {
-            next = step_at(attend.shape, item, index + 1);
-            load_step<D, threads>(args, item, next, attend.k, attend.low_k,
-                                  ring + (slot == 0 ? 2 * tile<D>::bytes : slot - tile<D>::bytes));
+            next = step_at(attend.shape, work, index + 1);
+            load_step<D, threads>(work.k, next, args.vectors_in, ring + slot_before<D>(slot));
         }
         copy_commit();
         make_logits<T, D, MT>(s, q, ring + slot + chunks_first);
-        slot = slot == 2 * tile<D>::bytes ? 0 : slot + tile<D>::bytes;
+        slot = slot_after<D>(slot);
         if (step.means) {
-            const int64_t word = step.first / 32;
-            bias_means<MT>(s, attend.bias + step.first, item.kept + word, scale);
+            bias_means<MT>(s, attend.bias + step.first, work.item.kept + step.first / 32, scale);
             scale = 1;
         } else if (step.count < KEYS) {
             close_keys<MT>(s, step.count);
@@ -430,32 +475,21 @@ DEVICE void walk(struct sums<D, 8 / WARPS> &sums, const struct attend_args &args
         copy_wait_all_but_one();
         __syncthreads();
         if (more)
-            load_step<D, threads>(args, item, next, attend.v, attend.low_v,
-                                  ring + (slot == 0 ? 2 * tile<D>::bytes : slot - tile<D>::bytes));
+            load_step<D, threads>(work.v, next, args.vectors_in, ring + slot_before<D>(slot));
         copy_commit();
         add_values<T, D, MT>(sums, w, ring + slot + rows_first);
-        slot = slot == 2 * tile<D>::bytes ? 0 : slot + tile<D>::bytes;
+        slot = slot_after<D>(slot);
         step = next;
     }
 }
 
-template <typename T, int D, int WARPS>
-DEVICE void attend_one(const struct attend_args &args, const struct attend_item &item,
-                       uint32_t shared)
+template <int D, int WARPS>
+DEVICE void deliver(struct sums<D, 8 / WARPS> &sums, const struct attend_args &args,
+                    const struct attend_item &item)
 {
     constexpr int MT = 8 / WARPS;
-    const struct shape_cuda &shape = args.attend.shape;
-    const int32_t mean_steps = item.kept ? (shape.key_blocks + KEYS - 1) / KEYS : 0;
-    const int32_t steps = exact_steps(shape, item) + mean_steps;
     const int32_t row = threadIdx.x / 32 * MT * 16 + (threadIdx.x & 31) / 4;
-    struct sums<D, MT> sums = {};
 
-#pragma unroll
-    for (int m = 0; m < MT; m++) {
-        sums.base[m][0] = sums.base[m][1] = -FLT_MAX; /* so that -infinity minus it is one still */
-    }
-    if (steps > 0)
-        walk<T, D, WARPS>(sums, args, item, steps, shared);
 #pragma unroll
     for (int m = 0; m < MT; m++) {
 #pragma unroll
@@ -473,19 +507,28 @@ __global__ void __launch_bounds__(32 * WARPS, WARPS == 4 ? 2 : 1)
     attend_mma(const __grid_constant__ struct attend_args args)
 {
     extern __shared__ __align__(256) char tiles[];
-    __shared__ int32_t taken[2]; /* the item at hand, and the one after it */
+    __shared__ struct work works[2]; /* at hand, and the one after it */
     const uint32_t shared = (uint32_t)__cvta_generic_to_shared(tiles);
     int turn = 0;
 
     if (threadIdx.x == 0)
-        taken[0] = atomicAdd(args.attend.counter, 1);
+        take_work<D>(works[0], args.attend);
     __syncthreads();
-    while (taken[turn] < args.attend.items) {
-        const struct attend_item item = item_at(args.attend, taken[turn]);
+    while (works[turn].steps >= 0) {
+        const struct work &work = works[turn];
+        struct sums<D, 8 / WARPS> sums = {};
+
+#pragma unroll
+        for (int m = 0; m < 8 / WARPS; m++) {
+            sums.base[m][0] = sums.base[m][1] = -FLT_MAX; /* -infinity minus it is one still */
+        }
+        if (work.steps > 0)
+            begin_walk<D, 32 * WARPS>(args, work, shared);
         turn ^= 1;
         if (threadIdx.x == 0)
-            taken[turn] = atomicAdd(args.attend.counter, 1);
-        attend_one<T, D, WARPS>(args, item, shared);
+            take_work<D>(works[turn], args.attend);
+        walk<T, D, WARPS>(sums, args, work, shared);
+        deliver<D, WARPS>(sums, args, work.item);
         __syncthreads();
     }
 }
