@@ -102,6 +102,10 @@ void bench_round(const float *values, int64_t count, draftattn_dtype dtype, void
 /* GFLOP/s of multiply-adds in registers on all threads, with the vectors of a CPU backend. */
 double bench_peak(draftattn_backend backend, int32_t threads);
 
+/* GFLOP/s of the CUDA device in cuBLAS's product of large bfloat16 matrices; 0 where there is no
+ * device or no cuBLAS. Takes 400 MB of its memory. */
+double bench_peak_device(void);
+
 #define BENCH_SHORTEST 256 /* tokens of the smallest grid */
 
 /* Where a sparse run takes as long as a dense one, on grids of n x 8 x 16 tokens. */

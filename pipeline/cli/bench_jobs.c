@@ -331,8 +331,8 @@ static bool begin_kernel(struct agenda *s, int index, struct error *error)
     if (count == 0)
         return true;
     s->report->result_count += count;
-    if (*peak == 0 && !on_device(kernel))
-        *peak = bench_peak(kernel->backend, set->threads);
+    if (*peak == 0)
+        *peak = on_device(kernel) ? bench_peak_device() : bench_peak(kernel->backend, set->threads);
     bool works = settle_dtype(s, index, results[0].grid->head_dim, &why);
     for (int i = 0; i < count; i++) {
         results[i].dtype = s->dtypes[index];

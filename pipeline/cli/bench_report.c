@@ -1,7 +1,7 @@
 /*
  * The figures of draftattn bench. Owns how they are shown: milliseconds in the table, seconds for
  * machines; what was not measured is "-", empty or null. Speed-up is dense by median, share of peak
- * is of the peak of the backend's instruction set; a device's is not measured.
+ * is of the peak of the backend's instruction set, a device's of matrix products in bfloat16.
  */
 #include "bench_report.h"
 
@@ -169,9 +169,14 @@ static void print_machine(FILE *out, const struct bench_report *report)
     fprintf(out, "draftattn %s, commit %s; %s, %d thread%s\n", version, machine_commit(),
             report->cpu, report->threads, report->threads == 1 ? "" : "s");
     if (report->device[0])
-        fprintf(out, "cuda: %s; peak not measured, stages not told\n", report->device);
+        fprintf(out, "cuda: %s\n", report->device);
+    double peak = report->peak[DRAFTATTN_BACKEND_CUDA];
+    if (peak > 0)
+        fprintf(out, "peak of cuBLAS's matrix products in bfloat16: cuda %.0f GFLOP/s\n", peak);
+    else if (report->device[0])
+        fprintf(out, "peak of cuda: not measured, there is no cuBLAS\n");
     const char *separator = "peak of multiply-adds: ";
-    for (int b = 0; b <= DRAFTATTN_BACKEND_CUDA; b++) {
+    for (int b = 0; b < DRAFTATTN_BACKEND_CUDA; b++) {
         if (report->peak[b] <= 0)
             continue;
         fprintf(out, "%s%s %.0f GFLOP/s", separator, draftattn_backend_name((draftattn_backend)b),

@@ -118,13 +118,13 @@ class Bench(Case):
 
     @unittest.skipUnless(CUDA, "backend cuda does not work here")
     def test_cuda(self):
-        """The device's rows: bfloat16 in its memory, neither stages nor peak."""
+        """The device's rows: bfloat16 in its memory, no stages; a peak where cuBLAS is."""
         out, _ = self.succeed("bench", "--grid", "16x16x16+40", "--heads", "4", "--backend", "cuda",
                               "--sparsity", "0.75", "--json", "--time-limit", "60",
                               env=self.environment(**DEVICES))
         found = json.loads(out)
         self.assertIn("multiprocessors", found["device"])
-        self.assertEqual(found["peak_gflops"], {})
+        peak = found["peak_gflops"].get("cuda")
         measured = [result for result in found["results"] if result["rows"]]
         self.assertIn("bfloat16", {result["dtype"] for result in measured})
         for result in measured:
@@ -132,7 +132,8 @@ class Bench(Case):
             self.assertEqual((result["backend"], dense["density"], dense["error"]),
                              ("cuda", 1, 0))
             self.assertTrue(0.2 < draft["density"] < 0.4 and 0 < draft["error"] < 1)
-            self.assertEqual((draft["peak_share"], set(draft["stages"].values())), (None, {None}))
+            self.assertEqual(set(draft["stages"].values()), {None})
+            self.assertEqual(draft["peak_share"] is None, peak is None)
             self.assertTrue(math.isclose(draft["speedup"], dense["seconds"]["median"] /
                                          draft["seconds"]["median"], rel_tol=1e-6))
 

@@ -202,6 +202,8 @@ static void test_peak(void **state)
 {
     (void)state;
     assert_true(bench_peak(DRAFTATTN_BACKEND_PORTABLE, 1) > 0.01);
+    double device = bench_peak_device(); /* 0 without a device */
+    assert_true(device == 0 || device > 100);
 }
 
 int main(void)
