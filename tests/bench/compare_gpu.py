@@ -496,22 +496,29 @@ def add_torch_drafts(bench, job, group, q, k, v, order):
 
 # ---- stages ----------------------------------------------------------------------------------
 
-# Kernels by their names, the first that fits. What fits none is shown as other.
-KERNEL_STAGES = (
-    ("repair", r"repair|probe|fit|gram|cholesky|ridge|correct|judge|solve|inverse|residual"),
-    ("pool and order", r"pool|gather|bias|mean"),
-    ("draft map", r"draft|map|softmax|logit"),
-    ("select", r"select|threshold|histogram|remainder|pick|floor|tie"),
-    ("list and queue", r"list|queue|kept|scan|sort|density|count|cub|header"),
-    ("attend", r"attend"),
-)
+# By the file that a kernel is in, and CUB's.
+FILE_STAGES = {"gather_pool": "pool and order", "draft_map": "draft map", "select": "select",
+               "block_list": "list and queue", "store": "list and queue", "attend": "attend",
+               "repair": "repair"}
+CUB_STAGE = "list and queue"
+KERNEL = re.compile(r"__global__\s+void\s+(?:__\w+__\s*\((?:[^()]|\([^()]*\))*\)\s*)*(\w+)\s*\(")
 
 
-def stage_of(kernel):
-    for stage, pattern in KERNEL_STAGES:
-        if re.search(pattern, kernel, re.IGNORECASE):
-            return stage
-    return "other"
+def kernel_stages():
+    """{kernel: stage} of the sources."""
+    folder, stages = os.path.join(ROOT, "kernels/cuda"), {}
+    for name in sorted(os.listdir(folder)):
+        stage = [stage for stem, stage in FILE_STAGES.items() if name.startswith(stem)]
+        if stage and name.endswith((".cu", ".cuh")):
+            with open(os.path.join(folder, name), encoding="utf-8") as file:
+                stages.update(dict.fromkeys(KERNEL.findall(file.read()), stage[0]))
+    return stages
+
+
+def stage_of(kernel, stages):
+    if "cub::" in kernel:
+        return CUB_STAGE
+    return stages.get(kernel.split("::")[-1], "other")
 
 
 def kernel_times(bench, call):
@@ -554,12 +561,13 @@ def stages_of_call(bench, job, title, plan, call):
     """Warm, timed, then seen kernel by kernel (on the CPU: as the library tells)."""
     samples, _, _ = take_turns(bench, {"call": call})
     whole, stages, kernels = statistics.median(samples["call"]), {}, {}
+    known = kernel_stages()
     if bench.device == "cpu":
         for stage, seconds in zip(ours.STAGES, plan.stats().seconds):
             stages[stage] = 1e3 * seconds
     else:
         for kernel, took in sorted(kernel_times(bench, call).items(), key=lambda item: -item[1]):
-            stage = stage_of(short_name(kernel))
+            stage = stage_of(short_name(kernel), known)
             stages[stage] = stages.get(stage, 0) + took * 1e-3
             kernels.setdefault(stage, []).append((short_name(kernel), took))
     show_stages(bench, job, title, stages, kernels, whole)
