@@ -1,0 +1,706 @@
+/*
+ * Owns attention on Hopper: exact key blocks by list, means of what is skipped, probe rows.
+ *
+ * A CTA takes items from the queue. Its producer warp copies queries, keys and values by TMA; two
+ * consumer warpgroups own 64 query rows each. They take turns on the tensor cores (ping-pong), and
+ * within one the product with V of a step runs under the softmax of the next. A step is 128 keys:
+ * two slots of 64 that come from one block of 128, from two of 64, or are 128 block means.
+ *
+ * P stays in registers. The maximum of a row moves only when it would grow by more than 2^8: until
+ * then weights above 1 do no harm to float sums, and the output is not rescaled.
+ *
+ * It refuses what TMA cannot read (see launch()); gather_pool.cu makes copies of that.
+ *
+ * Sources: FlashAttention-3, arXiv 2407.08608 (ping-pong, overlap within a warpgroup); lazy
+ * rescaling after FlashAttention-4.
+ */
+#include "attend_epilogue.cuh"
+#include "attend_item.cuh"
+#include "hopper.cuh"
+
+#include <math.h>
+
+#ifndef Q_IN_REGISTERS
+#define Q_IN_REGISTERS 0
+#endif
+#ifndef LAZY
+#define LAZY 8.0f
+#endif
+#ifndef PASS
+#define PASS 1
+#endif
+#ifndef PINGPONG
+#define PINGPONG 1
+#endif
+#ifndef STAGES
+#define STAGES 2
+#endif
+#ifndef Q_BUFFERS
+#define Q_BUFFERS 2
+#endif
+
+namespace
+{
+
+enum {
+    ROWS = CUDA_QUERY_BLOCK, /* of an item */
+    KEYS = 128,              /* of a step */
+    SLOT = 64,               /* keys that lie side by side in memory */
+    PANEL = 64,              /* elements of a row under one 128-byte swizzle */
+    PANEL_BYTES = KEYS * PANEL * 2,
+    SLOT_BYTES = SLOT * PANEL * 2,
+    TILES = 2, /* items under way: one in the consumers, one ahead of them */
+    CONSUMERS = 2,
+    THREADS = 128 * (1 + CONSUMERS),
+    ALL_VALID = SLOT | SLOT << 8,
+    /* Named barriers. */
+    TURN = 1, /* and 2: a consumer's turn to issue products */
+    GROUP = 3 /* and 4: a consumer by itself */
+};
+
+struct arguments {
+    CUtensorMap q, k, v, low_k, low_v, probe_q;
+    struct attend_args args;
+    int32_t mean_steps; /* of an item that skips something */
+    float to_sums;      /* what turns base-2 logits into products of q and k */
+};
+
+template <int D> struct storage {
+    static constexpr int BYTES = KEYS * D * 2;
+    uint8_t q[Q_BUFFERS][BYTES];
+    uint8_t k[STAGES][BYTES];
+    uint8_t v[STAGES][BYTES];
+    uint64_t q_full[Q_BUFFERS], q_empty[Q_BUFFERS];
+    uint64_t k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+    uint64_t tile_full[TILES], tile_empty[TILES];
+    int32_t item[TILES]; /* place in the queue; -1: there are no more */
+    int32_t
+        valid[STAGES]; /* keys that count: first slot | second << 8; ~index of a step of means */
+};
+
+/* Rings are walked by turns, counted from 0. */
+template <int N> DEVICE int place_of(uint32_t turn)
+{
+    return turn % N;
+}
+
+/* Of the round that the turn belongs to: what a full barrier is waited for with. */
+template <int N> DEVICE int parity_of(uint32_t turn)
+{
+    return turn / N & 1;
+}
+
+/* Steps of an item: exact ones, and all. */
+struct step_counts {
+    int32_t exact, all;
+};
+
+DEVICE step_counts steps_of(const arguments &a, const attend_item &item)
+{
+    int slots = a.args.attend.shape.key_block == SLOT ? 2 : 1;
+    int exact = (item.count + slots - 1) / slots;
+    return {exact, exact + (item.kept ? a.mean_steps : 0)};
+}
+
+/* ---- producer ------------------------------------------------------------------------------ */
+
+/* The exact key blocks of an item, from the last to the first, so that short ones come early: a
+ * warp reads 32 entries at a time, one a lane. */
+struct list_window {
+    const int32_t *blocks;
+    int32_t count;
+    key_range lane;
+};
+
+DEVICE void read_entries(const shape_cuda &shape, list_window &entries, int first, int lane)
+{
+    int at = entries.count - 1 - first - lane;
+    if (at >= 0)
+        entries.lane = key_block_range(shape, entries.blocks ? __ldg(entries.blocks + at) : at);
+}
+
+/* What is copied into a stage. */
+struct step {
+    int32_t row[2]; /* of the slots; with key blocks of 128 and means the first alone */
+    int32_t valid;  /* as in storage */
+};
+
+DEVICE step step_of(const shape_cuda &shape, list_window &entries, int j, int exact, int lane)
+{
+    step s;
+    if (j >= exact) {
+        s.row[0] = s.row[1] = (j - exact) * KEYS;
+        s.valid = ~(j - exact);
+    } else if (shape.key_block == KEYS) {
+        if (j % 32 == 0)
+            read_entries(shape, entries, j, lane);
+        int length = __shfl_sync(~0u, entries.lane.count, j % 32);
+        s.row[0] = s.row[1] = __shfl_sync(~0u, entries.lane.first, j % 32);
+        s.valid = min(length, (int)SLOT) | max(length - SLOT, 0) << 8;
+    } else {
+        if (j % 16 == 0)
+            read_entries(shape, entries, 2 * j, lane);
+        /* Where there is no second block the slot repeats the first, and counts nothing. */
+        int second = 2 * j + 1 < entries.count;
+        s.row[0] = __shfl_sync(~0u, entries.lane.first, 2 * j % 32);
+        s.row[1] = __shfl_sync(~0u, entries.lane.first, (2 * j + second) % 32);
+        int length = __shfl_sync(~0u, entries.lane.count, (2 * j + second) % 32);
+        s.valid = __shfl_sync(~0u, entries.lane.count, 2 * j % 32) | (second ? length << 8 : 0);
+    }
+    return s;
+}
+
+/* A head as tensor maps count it. */
+struct coordinates {
+    int head, entry;
+};
+
+template <int D>
+DEVICE void load_tile(const CUtensorMap *map, int row, coordinates of, uint8_t *to, uint64_t *full)
+{
+#pragma unroll
+    for (int panel = 0; panel < D / PANEL; panel++)
+        tensor_load(to + panel * PANEL_BYTES, map, full, panel * PANEL, row, of.head, of.entry);
+}
+
+template <int D>
+DEVICE void load_step(const step &s, coordinates of, const CUtensorMap *exact,
+                      const CUtensorMap *means, bool slots, uint8_t *to, uint64_t *full)
+{
+    mbarrier_expect(full, storage<D>::BYTES);
+    load_tile<D>(s.valid < 0 ? means : exact, s.row[0], of, to, full);
+    if (slots && s.valid >= 0)
+        load_tile<D>(exact, s.row[1], of, to + SLOT_BYTES, full);
+}
+
+/* The keys of a step go ahead of the values of the step before: they are needed first. */
+template <int D>
+DEVICE void load_keys_and_values(storage<D> &s, const arguments &a, list_window &entries,
+                                 coordinates of, step_counts steps, uint32_t turn, int lane)
+{
+    bool slots = a.args.attend.shape.key_block == SLOT;
+    step before = {};
+    for (int j = 0; j <= steps.all; j++, turn++) {
+        step now = before;
+        if (j < steps.all) {
+            int at = place_of<STAGES>(turn);
+            now = step_of(a.args.attend.shape, entries, j, steps.exact, lane);
+            mbarrier_wait(&s.k_empty[at], parity_of<STAGES>(turn) ^ 1);
+            if (lane == 0) {
+                s.valid[at] = now.valid;
+                load_step<D>(now, of, &a.k, &a.low_k, slots, s.k[at], &s.k_full[at]);
+            }
+        }
+        if (j > 0) {
+            int at = place_of<STAGES>(turn - 1);
+            mbarrier_wait(&s.v_empty[at], parity_of<STAGES>(turn - 1) ^ 1);
+            if (lane == 0)
+                load_step<D>(before, of, &a.v, &a.low_v, slots, s.v[at], &s.v_full[at]);
+        }
+        before = now;
+    }
+}
+
+/* The next place in the queue; -1 where there is none. */
+DEVICE int next_place(const attend_cuda &attend, int lane)
+{
+    int place = lane == 0 ? atomicAdd(attend.counter, 1) : 0;
+    place = __shfl_sync(~0u, place, 0);
+    return place < attend.items ? place : -1;
+}
+
+template <int D> DEVICE void produce(storage<D> &s, const arguments &a, int lane)
+{
+    const attend_cuda &attend = a.args.attend;
+    uint32_t turn = 0, queries = 0;
+    for (uint32_t tile = 0;; tile++) {
+        int place = next_place(attend, lane), slot = place_of<TILES>(tile);
+        mbarrier_wait(&s.tile_empty[slot], parity_of<TILES>(tile) ^ 1);
+        if (lane == 0) {
+            s.item[slot] = place;
+            mbarrier_arrive(&s.tile_full[slot]);
+        }
+        if (place < 0)
+            return;
+        attend_item item = item_at(attend, place);
+        step_counts steps = steps_of(a, item);
+        coordinates of = {item.head % attend.shape.entry_heads,
+                          item.head / attend.shape.entry_heads};
+        if (steps.all == 0)
+            continue;
+        int buffer = place_of<Q_BUFFERS>(queries);
+        mbarrier_wait(&s.q_empty[buffer], parity_of<Q_BUFFERS>(queries) ^ 1);
+        if (lane == 0) {
+            mbarrier_expect(&s.q_full[buffer], storage<D>::BYTES);
+            load_tile<D>(item.probe ? &a.probe_q : &a.q, item.first, of, s.q[buffer],
+                         &s.q_full[buffer]);
+        }
+        queries++;
+        list_window entries = {item.blocks, item.count};
+        load_keys_and_values(s, a, entries, of, steps, turn, lane);
+        turn += steps.all;
+    }
+}
+
+/* ---- consumers ----------------------------------------------------------------------------- */
+
+/*
+ * Layout of a warp's m64nN sums: thread t of the warp holds rows t / 4 and t / 4 + 8 of its 16, and
+ * of every 8 columns two, from t % 4 * 2 on: sums[4 * g + 2 * h + i] is row h, column 8 * g + .. + i.
+ */
+
+template <int D, typename T>
+DEVICE void multiply_keys(float (&sums)[64], const uint32_t *q_registers, uint32_t q, uint32_t k)
+{
+#pragma unroll
+    for (int i = 0; i < D / 16; i++) {
+        uint32_t at = i / 4 * PANEL_BYTES + i % 4 * 32;
+        if constexpr (Q_IN_REGISTERS)
+            wgmma<T, false>(sums, q_registers + 4 * i, matrix_descriptor(k + at, 0), i != 0);
+        else
+            wgmma<T>(sums, matrix_descriptor(q + at, 0), matrix_descriptor(k + at, 0), i != 0);
+    }
+}
+
+template <int D, typename T>
+DEVICE void multiply_values(float (&o)[D / 2], const uint32_t (&p)[32], uint32_t v)
+{
+#pragma unroll
+    for (int i = 0; i < KEYS / 16; i++)
+        wgmma<T, true>(o, p + 4 * i, matrix_descriptor(v + i * 2048, PANEL_BYTES), 1);
+}
+
+/* Takes out the keys that do not count. */
+DEVICE void mask_keys(float (&sums)[64], int valid)
+{
+    int column = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 64; i++) {
+        int slot = i / 32, count = slot ? valid >> 8 : valid & 255;
+        if (i / 4 * 8 % SLOT + column + (i & 1) >= count)
+            sums[i] = -INFINITY;
+    }
+}
+
+/* A mean stands for as many keys as its block has, and for none where the block is kept. */
+DEVICE void weigh_means(float (&sums)[64], const arguments &a, const uint32_t *kept, int means)
+{
+    int column = threadIdx.x % 4 * 2;
+    const float *bias = a.args.attend.bias + means * KEYS + column;
+    uint32_t words[4];
+#pragma unroll
+    for (int w = 0; w < 4; w++)
+        words[w] = __ldg(kept + means * (KEYS / 32) + w) >> column;
+#pragma unroll
+    for (int g = 0; g < 16; g++) {
+        uint32_t bits = words[g / 4] >> g % 4 * 8;
+        float2 weight = __ldg((const float2 *)(bias + g * 8));
+        float low = bits & 1 ? -INFINITY : weight.x * a.to_sums;
+        float high = bits & 2 ? -INFINITY : weight.y * a.to_sums;
+        sums[4 * g] += low, sums[4 * g + 1] += high;
+        sums[4 * g + 2] += low, sums[4 * g + 3] += high;
+    }
+}
+
+/* Of a thread's two rows; sum holds the thread's own columns until the end. */
+struct softmax_rows {
+    float top[2], sum[2];
+    float shrink[2]; /* of what was gathered before; used where grown */
+    bool grown;
+};
+
+/* Logits to weights, in place. */
+template <bool FIRST> DEVICE void soften(float (&sums)[64], softmax_rows &rows, float scale)
+{
+    float top[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float even = fmaxf(sums[2 * h], sums[2 * h + 1]);
+        float odd = fmaxf(sums[2 * h + 4], sums[2 * h + 5]);
+#pragma unroll
+        for (int g = 2; g < 16; g += 2) {
+            even = fmaxf(even, fmaxf(sums[4 * g + 2 * h], sums[4 * g + 2 * h + 1]));
+            odd = fmaxf(odd, fmaxf(sums[4 * g + 2 * h + 4], sums[4 * g + 2 * h + 5]));
+        }
+        top[h] = fmaxf(even, odd);
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 1));
+        top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 2));
+    }
+    rows.grown = false;
+    if constexpr (FIRST) {
+        rows.top[0] = top[0], rows.top[1] = top[1];
+    } else {
+        /* Where nothing has been seen yet, any finite logit is growth. */
+        rows.grown = __any_sync(~0u, (top[0] - rows.top[0]) * scale > LAZY ||
+                                         (top[1] - rows.top[1]) * scale > LAZY);
+        if (rows.grown) {
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                float old = rows.top[h];
+                rows.top[h] = fmaxf(old, top[h]);
+                rows.shrink[h] = old == -INFINITY ? 0 : exp2_fast((old - rows.top[h]) * scale);
+                rows.sum[h] *= rows.shrink[h];
+            }
+        }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float base = rows.top[h] == -INFINITY ? 0 : rows.top[h] * scale;
+        float even = 0, odd = 0;
+#pragma unroll
+        for (int g = 0; g < 16; g++) {
+            float &a = sums[4 * g + 2 * h], &b = sums[4 * g + 2 * h + 1];
+            a = exp2_fast(fmaf(a, scale, -base));
+            b = exp2_fast(fmaf(b, scale, -base));
+            even += a;
+            odd += b;
+        }
+        rows.sum[h] = FIRST ? even + odd : rows.sum[h] + (even + odd);
+    }
+}
+
+template <typename T> DEVICE void round_weights(const float (&sums)[64], uint32_t (&p)[32])
+{
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        p[i] = pack<T>(sums[2 * i], sums[2 * i + 1]);
+}
+
+/* The warp's queries as the products take them from registers. */
+template <int D> DEVICE void read_queries(uint32_t (&q)[D / 4], const uint8_t *rows)
+{
+    int lane = threadIdx.x % 32, row = lane % 16;
+#pragma unroll
+    for (int i = 0; i < D / 16; i++) {
+        int chunk = 2 * i + lane / 16;
+        uint32_t at =
+            shared_address(rows + chunk / 8 * PANEL_BYTES + row * 128 + ((chunk ^ row) % 8) * 16);
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(q[4 * i]), "=r"(q[4 * i + 1]), "=r"(q[4 * i + 2]), "=r"(q[4 * i + 3])
+                     : "r"(at)
+                     : "memory");
+    }
+}
+
+/* What a consumer holds while it works on an item. */
+template <int D> struct rows_state {
+    float sums[64]; /* logits, then weights */
+    float o[D / 2];
+    uint32_t p[32]; /* rounded weights */
+    softmax_rows softmax;
+};
+
+/* Products of both operands wait for the consumer's turn, so that the softmax of one runs under the
+ * products of the other. */
+DEVICE void take_turn(int group)
+{
+    if (PINGPONG)
+        barrier_sync(TURN + group, 256);
+}
+
+DEVICE void pass_turn(int group)
+{
+    if (PINGPONG)
+        barrier_arrive(TURN + 1 - group, 256);
+}
+
+/* One thread of a consumer says that it is done with a place. */
+DEVICE void release(uint64_t *empty)
+{
+    if (threadIdx.x % 128 == 0)
+        mbarrier_arrive(empty);
+}
+
+DEVICE void weigh_or_mask(float (&sums)[64], const arguments &a, const uint32_t *kept, int valid)
+{
+    if (valid < 0)
+        weigh_means(sums, a, kept, ~valid);
+    else if (valid != ALL_VALID)
+        mask_keys(sums, valid);
+}
+
+template <int D, typename T>
+DEVICE void first_step(storage<D> &s, const arguments &a, rows_state<D> &rows,
+                       const uint32_t *q_registers, uint32_t q, const uint32_t *kept, uint32_t turn,
+                       int group)
+{
+    int at = place_of<STAGES>(turn);
+    mbarrier_wait(&s.k_full[at], parity_of<STAGES>(turn));
+    int valid = s.valid[at];
+    take_turn(group);
+    settle(rows.sums);
+    wgmma_fence();
+    multiply_keys<D, T>(rows.sums, q_registers, q, shared_address(s.k[at]));
+    wgmma_commit();
+    pass_turn(group);
+    wgmma_wait<0>();
+    settle(rows.sums);
+    release(&s.k_empty[at]);
+    weigh_or_mask(rows.sums, a, kept, valid);
+    soften<true>(rows.sums, rows.softmax, a.args.scale_log2);
+}
+
+/* The weights of the turn before meet their values, under the way to the weights of this turn. */
+template <int D, typename T>
+DEVICE void next_step(storage<D> &s, const arguments &a, rows_state<D> &rows,
+                      const uint32_t *q_registers, uint32_t q, const uint32_t *kept, uint32_t turn,
+                      int group)
+{
+    int at = place_of<STAGES>(turn), last = place_of<STAGES>(turn - 1);
+    mbarrier_wait(&s.k_full[at], parity_of<STAGES>(turn));
+    int valid = s.valid[at];
+    mbarrier_wait(&s.v_full[last], parity_of<STAGES>(turn - 1));
+    take_turn(group);
+    settle(rows.sums);
+    settle(rows.o);
+    settle(rows.p);
+    wgmma_fence();
+    multiply_keys<D, T>(rows.sums, q_registers, q, shared_address(s.k[at]));
+    wgmma_commit();
+    multiply_values<D, T>(rows.o, rows.p, shared_address(s.v[last]));
+    wgmma_commit();
+    pass_turn(group);
+    wgmma_wait<1>();
+    settle(rows.sums);
+    release(&s.k_empty[at]);
+    weigh_or_mask(rows.sums, a, kept, valid);
+    soften<false>(rows.sums, rows.softmax, a.args.scale_log2);
+}
+
+/* Waits for the products with values that are under way, and prepares the next ones. */
+template <int D, typename T> DEVICE void close_step(rows_state<D> &rows)
+{
+    wgmma_wait<0>();
+    settle(rows.o);
+    settle(rows.p);
+    round_weights<T>(rows.sums, rows.p);
+    if (rows.softmax.grown) {
+#pragma unroll
+        for (int i = 0; i < D / 2; i++)
+            rows.o[i] *= rows.softmax.shrink[i / 2 % 2];
+    }
+}
+
+template <int D, typename T>
+DEVICE void last_values(storage<D> &s, rows_state<D> &rows, uint32_t turn)
+{
+    int last = place_of<STAGES>(turn);
+    mbarrier_wait(&s.v_full[last], parity_of<STAGES>(turn));
+    settle(rows.o);
+    settle(rows.p);
+    wgmma_fence();
+    multiply_values<D, T>(rows.o, rows.p, shared_address(s.v[last]));
+    wgmma_commit();
+    wgmma_wait<0>();
+    settle(rows.o);
+    release(&s.v_empty[last]);
+}
+
+/*
+ * The wait for the values of a step stands behind the loop's branch: in front of it, the compiler
+ * would move the wait ahead of the exponentials, and nothing would run under the products.
+ */
+template <int D, typename T>
+DEVICE void all_steps(storage<D> &s, const arguments &a, rows_state<D> &rows,
+                      const uint32_t *q_registers, uint32_t q, uint64_t *q_empty,
+                      const uint32_t *kept, uint32_t turn, int steps, int group)
+{
+    first_step<D, T>(s, a, rows, q_registers, q, kept, turn, group);
+#pragma unroll 1
+    for (int j = 1; j < steps; j++) {
+        close_step<D, T>(rows);
+        if (j > 1)
+            release(&s.v_empty[place_of<STAGES>(turn + j - 2)]);
+        next_step<D, T>(s, a, rows, q_registers, q, kept, turn + j, group);
+    }
+    release(q_empty);
+    close_step<D, T>(rows);
+    if (steps > 1)
+        release(&s.v_empty[place_of<STAGES>(turn + steps - 2)]);
+    last_values<D, T>(s, rows, turn + steps - 1);
+}
+
+/* o divided by the sums of the four lanes that hold a row. */
+template <int D>
+DEVICE void deliver(const arguments &a, const attend_item &item, const rows_state<D> &rows, int row)
+{
+    float base[2], sum[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        base[h] = rows.softmax.top[h] * a.args.scale_log2;
+        sum[h] = rows.softmax.sum[h];
+        sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
+        sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
+    }
+    deliver_rows<D>(a.args, item, row, rows.o, base, sum);
+}
+
+template <int D, typename T> DEVICE void consume(storage<D> &s, const arguments &a, int group)
+{
+    rows_state<D> rows;
+    uint32_t q_registers[Q_IN_REGISTERS ? D / 4 : 4];
+    uint32_t turn = 0, queries = 0;
+    int first = group * 64 + threadIdx.x / 32 % 4 * 16; /* row of the warp */
+    if (group == 1)
+        pass_turn(group); /* the first turn is the other's */
+    for (uint32_t tile = 0;; tile++) {
+        int slot = place_of<TILES>(tile);
+        mbarrier_wait(&s.tile_full[slot], parity_of<TILES>(tile));
+        int place = s.item[slot];
+        __syncwarp();
+        if (threadIdx.x % 32 == 0)
+            mbarrier_arrive(&s.tile_empty[slot]);
+        if (place < 0)
+            return;
+        attend_item item = item_at(a.args.attend, place);
+        int steps = steps_of(a, item).all;
+        rows.softmax = {{-INFINITY, -INFINITY}};
+#pragma unroll
+        for (int i = 0; i < D / 2; i++)
+            rows.o[i] = 0;
+        if (steps > 0) {
+            int buffer = place_of<Q_BUFFERS>(queries);
+            uint32_t q = shared_address(s.q[buffer]) + group * 64 * 128;
+            mbarrier_wait(&s.q_full[buffer], parity_of<Q_BUFFERS>(queries++));
+            if constexpr (Q_IN_REGISTERS)
+                read_queries<D>((uint32_t(&)[D / 4]) q_registers, s.q[buffer] + first * 128);
+            all_steps<D, T>(s, a, rows, q_registers, q, &s.q_empty[buffer], item.kept, turn, steps,
+                            group);
+            turn += steps;
+        }
+        deliver<D>(a, item, rows, first + threadIdx.x % 32 / 4);
+    }
+}
+
+template <int D, typename T>
+__global__ void __launch_bounds__(THREADS, 1) attend_kernel(const __grid_constant__ arguments a)
+{
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    extern __shared__ uint8_t memory[];
+    storage<D> &s = *(storage<D> *)(memory + (1024 - shared_address(memory) % 1024) % 1024);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < Q_BUFFERS; i++)
+            mbarrier_init(&s.q_full[i], 1), mbarrier_init(&s.q_empty[i], CONSUMERS);
+        for (int i = 0; i < STAGES; i++) {
+            mbarrier_init(&s.k_full[i], 1), mbarrier_init(&s.k_empty[i], CONSUMERS);
+            mbarrier_init(&s.v_full[i], 1), mbarrier_init(&s.v_empty[i], CONSUMERS);
+        }
+        for (int i = 0; i < TILES; i++)
+            mbarrier_init(&s.tile_full[i], 1), mbarrier_init(&s.tile_empty[i], 4 * CONSUMERS);
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+    if (threadIdx.x < 128) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if (threadIdx.x < 32)
+            produce<D>(s, a, threadIdx.x);
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        consume<D, T>(s, a, threadIdx.x / 128 - 1);
+    }
+#endif
+}
+
+/* ---- launch -------------------------------------------------------------------------------- */
+
+struct encoder {
+    CUresult (*encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
+                       const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
+                       CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
+                       CUtensorMapFloatOOBfill);
+    CUtensorMapDataType type;
+    bool failed;
+};
+
+/* Boxes of rows x PANEL elements of [entries][heads][tokens][head_dim]. */
+CUtensorMap make_map(encoder &encoder, const rows_cuda &rows, int64_t head_dim, int64_t tokens,
+                     int64_t heads, int64_t entries, uint32_t box_rows)
+{
+    CUtensorMap map = {};
+    cuuint64_t sizes[4] = {(cuuint64_t)head_dim, (cuuint64_t)tokens, (cuuint64_t)heads,
+                           (cuuint64_t)entries};
+    cuuint64_t strides[3] = {(cuuint64_t)rows.stride_token * 2, (cuuint64_t)rows.stride_head * 2,
+                             (cuuint64_t)rows.stride_entry * 2};
+    cuuint32_t box[4] = {PANEL, box_rows, 1, 1}, one[4] = {1, 1, 1, 1};
+    CUresult result =
+        encoder.encode(&map, encoder.type, 4, (void *)rows.data, sizes, strides, box, one,
+                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    encoder.failed |= result != CUDA_SUCCESS;
+    return map;
+}
+
+/* [entries][heads][rows][head_dim] without gaps. */
+CUtensorMap packed_map(encoder &encoder, const void *data, int64_t head_dim, int64_t rows,
+                       int64_t heads, int64_t entries)
+{
+    rows_cuda packed = {data, heads * rows * head_dim, rows * head_dim, head_dim};
+    return make_map(encoder, packed, head_dim, rows, heads, entries, KEYS);
+}
+
+bool fill_arguments(const attend_cuda &attend, arguments &a)
+{
+    const shape_cuda &shape = attend.shape;
+    encoder encoder = {};
+    cudaDriverEntryPointQueryResult found;
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encoder.encode, 12000,
+                                         cudaEnableDefault, &found) != cudaSuccess ||
+        found != cudaDriverEntryPointSuccess)
+        return false;
+    encoder.type = attend.dtype == DRAFTATTN_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+    int64_t dim = shape.head_dim, tokens = shape.tokens, heads = shape.entry_heads;
+    int64_t entries = shape.heads / heads, mean_rows = cuda_mean_rows(&shape);
+    uint32_t key_rows = (uint32_t)shape.key_block;
+    a.args = attend_args_of(&attend);
+    a.mean_steps = (int32_t)(mean_rows / KEYS);
+    a.to_sums = 1 / a.args.scale_log2;
+    a.q = make_map(encoder, attend.q, dim, tokens, heads, entries, ROWS);
+    a.k = make_map(encoder, attend.k, dim, tokens, heads, entries, key_rows);
+    a.v = make_map(encoder, attend.v, dim, tokens, heads, entries, key_rows);
+    if (attend.kept) {
+        a.low_k = packed_map(encoder, attend.low_k, dim, mean_rows, heads, entries);
+        a.low_v = packed_map(encoder, attend.low_v, dim, mean_rows, heads, entries);
+    }
+    if (attend.exact)
+        a.probe_q = packed_map(encoder, attend.probe_q, dim,
+                               (int64_t)cuda_probe_tiles(&shape) * ROWS, heads, entries);
+    return !encoder.failed;
+}
+
+cudaError_t launch(const void *kernel, arguments &a, int bytes, cudaStream_t stream)
+{
+    int device = 0, processors = 0;
+    void *parameters[] = {&a};
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    if (error == cudaSuccess)
+        error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error != cudaSuccess)
+        return error;
+    int items = a.args.attend.items, ctas = items < processors ? items : processors;
+    if (ctas == 0)
+        return cudaSuccess;
+    error = cudaLaunchKernel(kernel, dim3(ctas), dim3(THREADS), parameters, bytes, stream);
+    return error != cudaSuccess ? error : cudaGetLastError();
+}
+
+template <int D> cudaError_t attend(const struct attend_cuda *attend, cudaStream_t stream)
+{
+    arguments a = {};
+    if (!fill_arguments(*attend, a))
+        return cudaErrorInvalidValue;
+    const void *kernel = attend->dtype == DRAFTATTN_F16
+                             ? (const void *)attend_kernel<D, __half>
+                             : (const void *)attend_kernel<D, __nv_bfloat16>;
+    return launch(kernel, a, (int)sizeof(storage<D>) + 1024, stream);
+}
+
+} // namespace
+
+extern "C" const struct cuda_kernel attend_sm90_d128_kernel = {90, 90, true, attend<128>};
+extern "C" const struct cuda_kernel attend_sm90_d64_kernel = {90, 90, true, attend<64>};
