@@ -18,9 +18,10 @@ A job is one of
 
 Random data, one process, the contenders of a group taking turns after a warm-up; device events;
 medians. TFLOP/s count what is computed: 4 D for each pair of a query and an exact key, block means
-and probe rows included. "x peer" is the peer's time over the row's: above 1 the row is faster. Error
-is relative L2 over sampled rows against float64, of what the row is to compute; what is wrong is
-said, left out, and makes the exit code 1. Peers that are not installed are left out.
+and probe rows included. "x peer" is the peer's time over the row's: above 1 the row is faster.
+Error is relative L2 over sampled rows against float64, of what the row is to compute; what is wrong
+is said, left out, and where it is ours makes the exit code 1. Peers that are not installed are left
+out.
 
 With --device cpu the same runs on the CPU backends, in float32, beside PyTorch: it shows that the
 script works. --dry-run tells what would run. Peers: see gpu_peers.py.
