@@ -285,18 +285,17 @@ static inline void device_random(const struct device_buffer *buffer, draftattn_d
 
 /* Median milliseconds of 21 launches after three warm ones, each between two events of a stream of
  * its own. launch(stream) returns a cudaError_t. */
-template <typename Launch> float cuda_median_ms(Launch launch)
+template <typename Launch> float cuda_median_ms(Launch launch, int warm = 3, int timed = 21)
 {
-    enum { WARM = 3, TIMED = 21 };
     cudaStream_t stream;
     cudaEvent_t begin, end;
-    std::vector<float> times(TIMED);
+    std::vector<float> times((size_t)timed);
 
     CUDA_FINISH();
     CUDA_OK(cudaStreamCreate(&stream));
     CUDA_OK(cudaEventCreate(&begin));
     CUDA_OK(cudaEventCreate(&end));
-    for (int i = -WARM; i < TIMED; i++) {
+    for (int i = -warm; i < timed; i++) {
         CUDA_OK(cudaEventRecord(begin, stream));
         CUDA_OK(launch(stream));
         CUDA_OK(cudaEventRecord(end, stream));
@@ -308,7 +307,7 @@ template <typename Launch> float cuda_median_ms(Launch launch)
     CUDA_OK(cudaEventDestroy(begin));
     CUDA_OK(cudaStreamDestroy(stream));
     std::sort(times.begin(), times.end());
-    return times[TIMED / 2];
+    return times[(size_t)timed / 2];
 }
 
 static inline bool asked_to_time(int argc, char **argv)

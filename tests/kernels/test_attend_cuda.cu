@@ -1,0 +1,791 @@
+/*
+ * The attention kernels of kernels/cuda against plain loops in double precision: shapes around every
+ * edge, lists with empty and full rows, means, probe tiles, any strides, logits of any size.
+ *
+ * A row may be off by first-order float errors of its logits, and by ROUNDING times what rounding
+ * weights and output to their types costs a double computation; all rows of a case together by 1.5
+ * times that. Rows are sampled where there are many, but every one must be written.
+ *
+ *     test_attend_cuda [--time [NAME]]
+ */
+#include "cuda_support.h"
+
+#include "stages_cuda.h"
+
+#include <cfloat>
+#include <numeric>
+
+extern "C" {
+extern const struct cuda_kernel attend_plain_d128_kernel, attend_plain_d64_kernel;
+extern const struct cuda_kernel attend_mma_d128_kernel, attend_mma_d64_kernel;
+/* In builds with kernels for compute capability 9.0. */
+extern const struct cuda_kernel attend_sm90_d128_kernel __attribute__((weak));
+extern const struct cuda_kernel attend_sm90_d64_kernel __attribute__((weak));
+}
+
+static const struct {
+    const char *name;
+    int32_t head_dim;
+    const struct cuda_kernel *kernel;
+} kernels[] = {
+    {"attend_plain_d128", 128, &attend_plain_d128_kernel},
+    {"attend_plain_d64", 64, &attend_plain_d64_kernel},
+    {"attend_mma_d128", 128, &attend_mma_d128_kernel},
+    {"attend_mma_d64", 64, &attend_mma_d64_kernel},
+    {"attend_sm90_d128", 128, &attend_sm90_d128_kernel},
+    {"attend_sm90_d64", 64, &attend_sm90_d64_kernel},
+};
+
+enum { BLOCK = CUDA_QUERY_BLOCK };
+
+static const double ulp = 0x1p-24; /* half a spacing of floats at 1 */
+static const double ln_2 = 0.693147180559945309;
+static const double LOGIT_ULPS = 32; /* of the sum of a logit's absolute products */
+static const double ROUNDING = 4;
+
+/* --- what is run -------------------------------------------------------------------------- */
+
+enum layout { HEADS_FIRST, TOKENS_FIRST, ODD, LAYOUTS }; /* ODD: rows of head_dim + 1 */
+
+struct options {
+    int32_t head_dim, batch, heads, video, text, key_block, probes;
+    draftattn_dtype dtype, out_dtype;
+    float deviation; /* of q and k */
+    bool listed, means, lse, ordered, queued, transposed; /* transposed: o in columns */
+    enum layout in, out;
+    uint64_t seed;
+};
+
+struct host_case {
+    struct options options;
+    struct shape_cuda shape;
+    std::vector<int32_t> query_begin, key_begin, order, queue, block_idx;
+    std::vector<int64_t> row_ptr;
+    std::vector<uint32_t> kept;
+    std::vector<char> q, k, v, probe_q, low_k, low_v; /* [heads][rows][head_dim], as stored */
+    std::vector<float> bias;
+};
+
+static std::vector<int32_t> block_begins(int32_t video, int32_t tokens, int32_t size)
+{
+    std::vector<int32_t> begin;
+    for (int32_t at = 0; at < video; at += size) {
+        begin.push_back(at);
+    }
+    for (int32_t at = video; at < tokens; at += size) {
+        begin.push_back(at);
+    }
+    begin.push_back(tokens);
+    return begin;
+}
+
+template <typename T> void shuffle(std::vector<T> &values, uint64_t seed)
+{
+    for (size_t i = values.size(); i > 1; i--) {
+        std::swap(values[i - 1], values[(size_t)random_below(seed, i, (int64_t)i)]);
+    }
+}
+
+static void make_shape(struct host_case *c)
+{
+    const struct options &o = c->options;
+    struct shape_cuda &shape = c->shape;
+    const int32_t tokens = o.video + o.text;
+
+    c->query_begin = block_begins(o.video, tokens, BLOCK);
+    c->key_begin = block_begins(o.video, tokens, o.key_block);
+    c->order.resize((size_t)tokens);
+    std::iota(c->order.begin(), c->order.end(), 0);
+    shuffle(c->order, o.seed + 1);
+    shape = {};
+    shape.heads = o.batch * o.heads;
+    shape.entry_heads = o.heads;
+    shape.head_dim = o.head_dim;
+    shape.key_block = o.key_block;
+    shape.tokens = tokens;
+    shape.video_tokens = o.video;
+    shape.query_blocks = (int32_t)c->query_begin.size() - 1;
+    shape.video_query_blocks = (o.video + BLOCK - 1) / BLOCK;
+    shape.key_blocks = (int32_t)c->key_begin.size() - 1;
+    shape.video_key_blocks = (o.video + o.key_block - 1) / o.key_block;
+    shape.probes = o.probes;
+    shape.scale = (float)(1 / sqrt(o.head_dim));
+}
+
+/* Every row of its own density, some empty, some full; without a list all are full. */
+static void make_list(struct host_case *c)
+{
+    const struct shape_cuda &shape = c->shape;
+    const int32_t words = cuda_mean_rows(&shape) / 32;
+    const int32_t rows = shape.heads * shape.query_blocks;
+
+    c->row_ptr.assign(1, 0);
+    c->block_idx.clear();
+    c->kept.assign((size_t)rows * (size_t)words, 0);
+    for (int32_t row = 0; row < rows; row++) {
+        const uint64_t seed = c->options.seed + 2;
+        const float draw = random_uniform(seed, (uint64_t)row);
+        const float density = !c->options.listed || draw < 0.15f ? 1 : draw < 0.3f ? 0 : draw;
+        for (int32_t j = 0; j < shape.key_blocks; j++) {
+            const uint64_t place = (uint64_t)(rows + row * shape.key_blocks + j);
+            if (random_uniform(seed, place) < density) {
+                c->block_idx.push_back(j);
+                c->kept[(size_t)(row * words + j / 32)] |= 1u << j % 32;
+            }
+        }
+        c->row_ptr.push_back((int64_t)c->block_idx.size());
+    }
+    c->queue.resize((size_t)(rows + shape.heads * cuda_probe_tiles(&shape)));
+    std::iota(c->queue.begin(), c->queue.end(), 0);
+    if (c->options.queued)
+        shuffle(c->queue, c->options.seed + 3);
+}
+
+/* Block means of x as they are stored; rows from key_blocks on are zeros. */
+static std::vector<char> means_of(const struct host_case *c, const std::vector<char> &x)
+{
+    const struct shape_cuda &shape = c->shape;
+    const int64_t rows = cuda_mean_rows(&shape), dim = shape.head_dim;
+    const draftattn_dtype dtype = c->options.dtype;
+    std::vector<char> means((size_t)(shape.heads * rows * dim) * dtype_size(dtype), 0);
+
+    for (int64_t i = 0; i < (int64_t)shape.heads * shape.key_blocks * dim; i++) {
+        const int64_t head = i / dim / shape.key_blocks, j = i / dim % shape.key_blocks;
+        const int32_t begin = c->key_begin[(size_t)j], end = c->key_begin[(size_t)j + 1];
+        double sum = 0;
+        for (int64_t t = begin; t < end; t++) {
+            sum += load_from(x.data(), dtype, (head * shape.tokens + t) * dim + i % dim);
+        }
+        store_to(means.data(), dtype, (head * rows + j) * dim + i % dim,
+                 (float)(sum / (end - begin)));
+    }
+    return means;
+}
+
+static struct host_case make_case(const struct options &options)
+{
+    struct host_case c = {};
+    c.options = options;
+    make_shape(&c);
+    make_list(&c);
+    const int64_t dim = options.head_dim, count = (int64_t)c.shape.heads * c.shape.tokens * dim;
+    const int64_t probe_rows = (int64_t)c.shape.heads * cuda_probe_tiles(&c.shape) * BLOCK;
+    c.q = random_elements(options.dtype, count, options.seed + 11, options.deviation);
+    c.k = random_elements(options.dtype, count, options.seed + 12, options.deviation);
+    c.v = random_elements(options.dtype, count, options.seed + 13, 1);
+    c.probe_q = random_elements(options.dtype, probe_rows * dim, options.seed + 14,
+                                options.deviation);
+    for (int64_t row = 0; row < probe_rows; row++) { /* the rest is whatever: NaN */
+        const int64_t bytes = dim * (int64_t)dtype_size(options.dtype);
+        if (row % (cuda_probe_tiles(&c.shape) * BLOCK) >= options.probes)
+            memset(c.probe_q.data() + row * bytes, 0xff, (size_t)bytes);
+    }
+    c.low_k = means_of(&c, c.k);
+    c.low_v = means_of(&c, c.v);
+    c.bias.assign((size_t)cuda_mean_rows(&c.shape), -INFINITY);
+    for (int32_t j = 0; j < c.shape.key_blocks; j++) {
+        c.bias[(size_t)j] = log2f((float)(c.key_begin[(size_t)j + 1] - c.key_begin[(size_t)j]));
+    }
+    return c;
+}
+
+/* --- the oracle --------------------------------------------------------------------------- */
+
+struct answer {
+    std::vector<double> o;
+    double lse;
+    double rounded;         /* distance of o with weights and output rounded */
+    double o_slack, lse_slack; /* what errors of the logits may come to */
+};
+
+/* A key of a row: products[0] is the sum of its products with q, products[1] of their sizes. */
+struct key {
+    const char *v;
+    int64_t place;
+    double logit, size;
+};
+
+static void add_key(std::vector<struct key> &keys, const std::vector<double> &q,
+                    const struct host_case *c, const std::vector<char> &k,
+                    const std::vector<char> &v, int64_t row, double bias)
+{
+    struct key key = {v.data(), row, 0, 0};
+    for (size_t d = 0; d < q.size(); d++) {
+        const double product =
+            q[d] * load_from(k.data(), c->options.dtype, row * (int64_t)q.size() + (int64_t)d);
+        key.logit += product;
+        key.size += fabs(product);
+    }
+    key.logit += bias;
+    key.size += fabs(bias);
+    keys.push_back(key);
+}
+
+/* Of query row `row` of a head: all of its keys by list row `list`, or every key where list < 0. */
+static std::vector<struct key> keys_of(const struct host_case *c, const std::vector<double> &q,
+                                       int32_t head, int64_t list)
+{
+    const struct shape_cuda &shape = c->shape;
+    const int64_t words = cuda_mean_rows(&shape) / 32;
+    std::vector<struct key> keys;
+
+    for (int32_t j = 0; j < shape.key_blocks; j++) {
+        const bool kept =
+            list < 0 || c->kept[(size_t)(list * words + j / 32)] >> (j % 32) & 1;
+        if (kept) {
+            for (int64_t t = c->key_begin[(size_t)j]; t < c->key_begin[(size_t)j + 1]; t++) {
+                add_key(keys, q, c, c->k, c->v, (int64_t)head * shape.tokens + t, 0);
+            }
+        } else if (c->options.means) {
+            add_key(keys, q, c, c->low_k, c->low_v, (int64_t)head * words * 32 + j,
+                    ln_2 * c->bias[(size_t)j]);
+        }
+    }
+    return keys;
+}
+
+static double distance(const std::vector<double> &a, const std::vector<double> &b)
+{
+    double sum = 0;
+    for (size_t d = 0; d < a.size(); d++) {
+        sum += (a[d] - b[d]) * (a[d] - b[d]);
+    }
+    return sqrt(sum);
+}
+
+/* out: the type that o is rounded to. */
+static struct answer answer_of(const struct host_case *c, const std::vector<struct key> &keys,
+                               draftattn_dtype out)
+{
+    const draftattn_dtype dtype = c->options.dtype;
+    const size_t dim = (size_t)c->options.head_dim;
+    struct answer a = {std::vector<double>(dim), -INFINITY, 0, 0, 0};
+    std::vector<double> rounded(dim), value(dim);
+    double top = -INFINITY, sum = 0;
+
+    for (const struct key &key : keys) {
+        top = std::max(top, key.logit);
+    }
+    for (const struct key &key : keys) {
+        const double weight = exp(key.logit - top);
+        const double stored = round_to(dtype, (float)weight);
+        sum += weight;
+        a.lse_slack += weight * (key.size + fabs(key.logit)) * LOGIT_ULPS * ulp;
+        for (size_t d = 0; d < dim; d++) {
+            const double v = load_from(key.v, dtype, key.place * (int64_t)dim + (int64_t)d);
+            a.o[d] += weight * v;
+            rounded[d] += stored * v;
+        }
+    }
+    if (keys.empty())
+        return a;
+    for (size_t d = 0; d < dim; d++) {
+        a.o[d] /= sum;
+        rounded[d] = round_to(out, (float)(rounded[d] / sum));
+    }
+    a.lse = top + log(sum);
+    a.lse_slack = a.lse_slack / sum + 1e-5 + 4 * ulp * fabs(a.lse);
+    a.rounded = distance(a.o, rounded);
+    for (const struct key &key : keys) {
+        for (size_t d = 0; d < dim; d++) {
+            value[d] = load_from(key.v, dtype, key.place * (int64_t)dim + (int64_t)d);
+        }
+        /* A weight is off by no more than itself or 1, however far its logit may be. */
+        const double off = std::min(1.0, (key.size + fabs(key.logit)) * LOGIT_ULPS * ulp);
+        a.o_slack += exp(key.logit - top) / sum * off * distance(value, a.o);
+    }
+    a.o_slack += 1e-5;
+    return a;
+}
+
+/* The answer to row `row` of a head; probe: to that probe. */
+static struct answer ask(const struct host_case *c, int32_t head, int64_t row, bool probe)
+{
+    const struct shape_cuda &shape = c->shape;
+    const int64_t dim = shape.head_dim;
+    const int64_t rows = probe ? cuda_probe_tiles(&shape) * BLOCK : shape.tokens;
+    const std::vector<char> &from = probe ? c->probe_q : c->q;
+    std::vector<double> q((size_t)dim);
+    int64_t list = -1;
+
+    for (int64_t d = 0; d < dim; d++) {
+        q[(size_t)d] = (double)shape.scale *
+                       load_from(from.data(), c->options.dtype, (head * rows + row) * dim + d);
+    }
+    if (!probe) {
+        const auto behind = std::upper_bound(c->query_begin.begin(), c->query_begin.end(), row);
+        list = head * shape.query_blocks + (behind - c->query_begin.begin()) - 1;
+    }
+    return answer_of(c, keys_of(c, q, head, list), probe ? DRAFTATTN_F32 : c->options.out_dtype);
+}
+
+/* --- tensors in device memory ------------------------------------------------------------- */
+
+/* Strides of [entry][head][row][element] in a layout, and how many elements that takes. */
+struct places {
+    int64_t stride[4], count;
+};
+
+static struct places places_of(const struct host_case *c, enum layout layout, int64_t dim)
+{
+    const struct shape_cuda &shape = c->shape;
+    const int64_t heads = shape.entry_heads, rows = shape.tokens;
+    const int64_t entries = shape.heads / heads, row = layout == ODD ? dim + 1 : dim;
+
+    if (layout == TOKENS_FIRST) {
+        const int64_t token = heads * dim + 16; /* as in a wider tensor */
+        return {{rows * token, dim, token, 1}, entries * rows * token};
+    }
+    return {{heads * rows * row, rows * row, row, 1}, entries * heads * rows * row};
+}
+
+/* Elements are taken as they lie: [heads][rows][head_dim]; the gaps hold NaN. */
+static struct device_buffer upload_rows(const struct host_case *c, const std::vector<char> &x,
+                                        struct rows_cuda *rows)
+{
+    const struct shape_cuda &shape = c->shape;
+    const size_t size = dtype_size(c->options.dtype);
+    const struct places places = places_of(c, c->options.in, shape.head_dim);
+    std::vector<char> laid((size_t)places.count * size, (char)0xff);
+    /* Rows of ODD begin one element late as well. */
+    struct device_buffer buffer = device_make(laid.size(), 0, c->options.in == ODD ? size : 0);
+
+    for (int64_t i = 0; i < (int64_t)shape.heads * shape.tokens; i++) {
+        const int64_t head = i / shape.tokens, row = i % shape.tokens;
+        const int64_t to = head / shape.entry_heads * places.stride[0] +
+                           head % shape.entry_heads * places.stride[1] + row * places.stride[2];
+        memcpy(laid.data() + to * (int64_t)size,
+               x.data() + i * shape.head_dim * (int64_t)size, (size_t)shape.head_dim * size);
+    }
+    device_upload(&buffer, laid.data());
+    *rows = {buffer.data, places.stride[0], places.stride[1], places.stride[2]};
+    return buffer;
+}
+
+struct device_case {
+    struct attend_cuda attend;
+    std::vector<struct device_buffer> inputs;
+    struct device_buffer counter, o, lse, exact;
+};
+
+template <typename T> const T *keep(struct device_case *d, const std::vector<T> &values)
+{
+    d->inputs.push_back(device_from(values));
+    return (const T *)d->inputs.back().data;
+}
+
+static void make_outputs(struct device_case *d, const struct host_case *c)
+{
+    const struct options &options = c->options;
+    const struct shape_cuda &shape = c->shape;
+    const int64_t dim = shape.head_dim, entries = options.batch, heads = options.heads;
+    const size_t size = dtype_size(options.out_dtype);
+    struct places places = places_of(c, options.out, dim);
+    const struct places row = places_of(c, options.out, 1);
+
+    if (options.transposed)
+        places = {{heads * dim * shape.tokens, dim * shape.tokens, 1, shape.tokens},
+                  entries * heads * dim * shape.tokens};
+    d->o = device_make((size_t)places.count * size, 0, options.out == ODD ? size : 0);
+    d->attend.o = {d->o.data,
+                   options.out_dtype,
+                   {entries, heads, shape.tokens, dim},
+                   {places.stride[0], places.stride[1], places.stride[2], places.stride[3]}};
+    d->lse = device_make(options.lse ? (size_t)row.count * 4 : 0, 0);
+    if (options.lse)
+        d->attend.lse = {d->lse.data,
+                         DRAFTATTN_F32,
+                         {entries, heads, shape.tokens, 1},
+                         {row.stride[0], row.stride[1], row.stride[2], 1}};
+    d->exact = device_make((size_t)(shape.heads * shape.probes * dim) * 4, 0);
+    d->attend.exact = options.probes ? (float *)d->exact.data : NULL;
+    d->counter = device_make(4, 0);
+    d->attend.counter = (int32_t *)d->counter.data;
+}
+
+static struct device_case upload_case(const struct host_case *c)
+{
+    struct device_case d = {};
+    struct attend_cuda &attend = d.attend;
+    const bool listed = c->options.listed, means = listed && c->options.means;
+
+    attend.shape = c->shape;
+    attend.shape.order = c->options.ordered ? keep(&d, c->order) : NULL;
+    attend.shape.query_begin = keep(&d, c->query_begin);
+    attend.shape.key_begin = keep(&d, c->key_begin);
+    attend.dtype = c->options.dtype;
+    d.inputs.push_back(upload_rows(c, c->q, &attend.q));
+    d.inputs.push_back(upload_rows(c, c->k, &attend.k));
+    d.inputs.push_back(upload_rows(c, c->v, &attend.v));
+    attend.row_ptr = listed ? keep(&d, c->row_ptr) : NULL;
+    attend.block_idx = listed ? keep(&d, c->block_idx) : NULL;
+    attend.kept = means ? keep(&d, c->kept) : NULL;
+    attend.low_k = means ? keep(&d, c->low_k) : NULL;
+    attend.low_v = means ? keep(&d, c->low_v) : NULL;
+    attend.bias = means ? keep(&d, c->bias) : NULL;
+    attend.queue = c->options.queued ? keep(&d, c->queue) : NULL;
+    attend.items = (int32_t)c->queue.size();
+    attend.probe_q = c->options.probes ? keep(&d, c->probe_q) : NULL;
+    make_outputs(&d, c);
+    return d;
+}
+
+static void free_case(struct device_case *d)
+{
+    for (struct device_buffer &buffer : d->inputs) {
+        device_free(&buffer);
+    }
+    device_free(&d->counter);
+    device_free(&d->o);
+    device_free(&d->lse);
+    device_free(&d->exact);
+}
+
+/* --- a kernel on a case ------------------------------------------------------------------- */
+
+struct outputs {
+    std::vector<char> o, lse;
+    std::vector<float> exact;
+    bool guarded;
+};
+
+static struct outputs run_case(struct device_case *d, const struct cuda_kernel *kernel, int fill)
+{
+    struct outputs out;
+
+    device_fill(&d->o, fill);
+    device_fill(&d->lse, fill);
+    device_fill(&d->exact, fill);
+    device_fill(&d->counter, 0);
+    CUDA_OK(kernel->attend(&d->attend, 0));
+    CUDA_FINISH();
+    out.o = device_vector<char>(&d->o);
+    out.lse = device_vector<char>(&d->lse);
+    out.exact = device_vector<float>(&d->exact);
+    out.guarded = device_guards_hold(&d->o) && device_guards_hold(&d->lse) &&
+                  device_guards_hold(&d->exact) && device_guards_hold(&d->counter);
+    return out;
+}
+
+/* Where two runs over different memory differ, nothing was written: that must be the gaps. */
+static bool same_where_written(const struct host_case *c, const struct device_case *d,
+                               const struct outputs &a, const struct outputs &b)
+{
+    const draftattn_tensor &o = d->attend.o, &lse = d->attend.lse;
+    const size_t size = dtype_size(o.dtype);
+    const struct shape_cuda &shape = c->shape;
+    size_t differ = 0;
+    bool same = a.exact.empty() ||
+                memcmp(a.exact.data(), b.exact.data(), a.exact.size() * sizeof(float)) == 0;
+
+    for (int64_t i = 0; same && i < (int64_t)shape.heads * shape.tokens; i++) {
+        const int64_t entry = i / shape.tokens / shape.entry_heads, row = i % shape.tokens;
+        const int64_t head = i / shape.tokens % shape.entry_heads;
+        const int64_t at = entry * o.stride[0] + head * o.stride[1] + row * o.stride[2];
+        for (int64_t e = 0; e < shape.head_dim; e++) {
+            const size_t byte = (size_t)(at + e * o.stride[3]) * size;
+            same = same && memcmp(&a.o[byte], &b.o[byte], size) == 0;
+        }
+        const int64_t place =
+            entry * lse.stride[0] + head * lse.stride[1] + row * lse.stride[2];
+        same = same && (!lse.data || memcmp(&a.lse[(size_t)place * 4], &b.lse[(size_t)place * 4],
+                                            4) == 0);
+    }
+    for (size_t i = 0; i < a.o.size(); i++) {
+        differ += a.o[i] != b.o[i];
+    }
+    const size_t written = (size_t)(shape.heads * shape.tokens * shape.head_dim) * size;
+    return same && differ == a.o.size() - written;
+}
+
+static bool sampled(const struct host_case *c, int64_t row)
+{
+    return c->shape.tokens < 300 || row % 128 < 2 || row % 128 == 127 ||
+           row >= c->shape.video_tokens - 1 || random_below(c->options.seed + 20, (uint64_t)row, 12) == 0;
+}
+
+struct question {
+    int32_t head;
+    int64_t row;
+    bool probe;
+    struct answer answer;
+};
+
+static std::vector<struct question> ask_all(const struct host_case *c)
+{
+    std::vector<struct question> all;
+
+    for (int32_t head = 0; head < c->shape.heads; head++) {
+        for (int64_t row = 0; row < c->shape.tokens; row++) {
+            if (sampled(c, row))
+                all.push_back({head, row, false, ask(c, head, row, false)});
+        }
+        for (int64_t row = 0; row < c->shape.probes; row++) {
+            if (row % 128 < 2 || row % 37 == 0 || row == c->shape.probes - 1)
+                all.push_back({head, row, true, ask(c, head, row, true)});
+        }
+    }
+    return all;
+}
+
+/* Row of the answer as a kernel gave it, and its lse where it gave one. */
+static std::vector<double> read_row(const struct host_case *c, const struct device_case *d,
+                                    const struct outputs &out, const struct question &question,
+                                    double *lse)
+{
+    const struct shape_cuda &shape = c->shape;
+    const draftattn_tensor &o = d->attend.o, &l = d->attend.lse;
+    const int64_t entry = question.head / shape.entry_heads, row = question.row;
+    const int64_t head = question.head % shape.entry_heads;
+    const int64_t token = c->options.ordered ? c->order[(size_t)row] : row;
+    const int64_t at = entry * o.stride[0] + head * o.stride[1] + token * o.stride[2];
+    const int64_t probe = (int64_t)question.head * shape.probes + row;
+    std::vector<double> values((size_t)shape.head_dim);
+
+    *lse = question.answer.lse;
+    for (int64_t e = 0; e < shape.head_dim; e++) {
+        values[(size_t)e] = question.probe
+                                ? out.exact[(size_t)(probe * shape.head_dim + e)]
+                                : load_from(out.o.data(), o.dtype, at + e * o.stride[3]);
+    }
+    if (l.data && !question.probe)
+        *lse = load_from(out.lse.data(), DRAFTATTN_F32,
+                         entry * l.stride[0] + head * l.stride[1] + token * l.stride[2]);
+    return values;
+}
+
+/* false, with a line of words, where an answer is wrong. */
+static bool right(const struct host_case *c, const struct device_case *d,
+                  const struct outputs &out, const std::vector<struct question> &questions,
+                  char *why, size_t why_size)
+{
+    double errors = 0, rounded = 0, slack = 0, worst = 0;
+
+    for (const struct question &question : questions) {
+        worst = std::max(worst, question.answer.rounded);
+    }
+    for (const struct question &question : questions) {
+        const struct answer &answer = question.answer;
+        double lse;
+        const std::vector<double> o = read_row(c, d, out, question, &lse);
+        const double error = distance(o, answer.o), lse_error = fabs(lse - answer.lse);
+        const bool empty = answer.lse == -INFINITY;
+        errors += error * error;
+        rounded += answer.rounded * answer.rounded;
+        slack += answer.o_slack * answer.o_slack;
+        snprintf(why, why_size, "head %d %s %lld: error %g, rounding %g, slack %g; lse %g, not %g",
+                 question.head, question.probe ? "probe" : "row", (long long)question.row, error,
+                 answer.rounded, answer.o_slack, lse, answer.lse);
+        if (empty && !(error == 0 && lse == -INFINITY))
+            return false;
+        if (!empty && !(error <= ROUNDING * worst + answer.o_slack && lse_error <= answer.lse_slack))
+            return false;
+    }
+    snprintf(why, why_size, "all rows: error %g, rounding %g", sqrt(errors), sqrt(rounded));
+    return sqrt(errors) <= 1.5 * sqrt(rounded) + sqrt(slack);
+}
+
+static void check_case(struct tally *tally, const struct options &options, int32_t capability)
+{
+    const struct host_case c = make_case(options);
+    const std::vector<struct question> questions = ask_all(&c);
+    struct device_case d = upload_case(&c);
+
+    for (const auto &row : kernels) {
+        if (!row.kernel || row.head_dim != options.head_dim || capability < row.kernel->least ||
+            capability > row.kernel->most || row.kernel->half == (options.dtype == DRAFTATTN_F32))
+            continue;
+        const struct outputs a = run_case(&d, row.kernel, 0xff), b = run_case(&d, row.kernel, 0);
+        char why[256] = "";
+        bool ok = right(&c, &d, a, questions, why, sizeof(why));
+        if (!a.guarded || !b.guarded) {
+            ok = false;
+            snprintf(why, sizeof(why), "wrote outside of its outputs");
+        } else if (ok && !same_where_written(&c, &d, a, b)) {
+            ok = false;
+            snprintf(why, sizeof(why), "depends on old memory, leaves rows out or fills gaps");
+        }
+        tally_case(tally, ok,
+                   "%s: video %d text %d key_block %d batch %d heads %d probes %d type %d out %d "
+                   "deviation %g%s%s%s%s%s%s layouts %d %d: %s",
+                   row.name, options.video, options.text, options.key_block, options.batch,
+                   options.heads, options.probes, options.dtype, options.out_dtype,
+                   (double)options.deviation, options.listed ? " listed" : "",
+                   options.means ? " means" : "", options.lse ? " lse" : "",
+                   options.ordered ? " ordered" : "", options.queued ? " queued" : "",
+                   options.transposed ? " transposed" : "", options.in, options.out, why);
+    }
+    free_case(&d);
+}
+
+/* The rest of a case, drawn from its number. */
+static struct options draw(uint64_t number, struct options options)
+{
+    static const float deviations[] = {1, 1, 1, 0.01f, 4, 30, 1000, 1e12f};
+    static const int32_t probes[] = {0, 0, 1, 100, 256};
+    auto below = [&](uint64_t what, int64_t limit) { return random_below(what, number, limit); };
+
+    options.seed = number * 100;
+    options.batch = 1 + (int32_t)below(1, 2);
+    options.heads = 1 + (int32_t)below(2, 3);
+    options.probes = std::min(options.video, probes[below(3, 5)]);
+    options.out_dtype = (draftattn_dtype)below(4, 3);
+    options.deviation = deviations[below(5, options.dtype == DRAFTATTN_F16 ? 7 : 8)];
+    options.listed = below(6, 4) > 0;
+    options.means = options.listed && below(7, 2);
+    options.lse = below(8, 2);
+    options.ordered = below(9, 2);
+    options.queued = below(10, 2);
+    options.transposed = below(11, 5) == 0;
+    options.in = (enum layout)below(12, LAYOUTS);
+    options.out = (enum layout)below(13, LAYOUTS);
+    return options;
+}
+
+static void check_all(struct tally *tally, int32_t capability)
+{
+    static const int32_t videos[] = {1, 5, 127, 128, 129, 255, 256, 257, 1000};
+    static const int32_t texts[] = {0, 1, 77, 130};
+    uint64_t number = 0;
+
+    for (int32_t video : videos) {
+        for (int32_t text : texts) {
+            for (int round = 0; round < 12; round++) {
+                struct options options = {};
+                options.video = video;
+                options.text = text;
+                options.dtype = (draftattn_dtype)(round % 3);
+                options.head_dim = round / 3 % 2 ? 64 : 128;
+                options.key_block = round / 6 ? 64 : 128;
+                check_case(tally, draw(++number, options), capability);
+            }
+        }
+    }
+}
+
+/* --- time --------------------------------------------------------------------------------- */
+
+/* Of `total` key blocks each row lists as many as the density says, drawn at random. */
+static int64_t random_list(struct host_case *c, double density)
+{
+    const struct shape_cuda &shape = c->shape;
+    const int64_t words = cuda_mean_rows(&shape) / 32;
+    int64_t pairs = 0;
+
+    c->row_ptr.assign(1, 0);
+    c->kept.assign((size_t)(shape.heads * shape.query_blocks * words), 0);
+    for (int64_t row = 0; row < (int64_t)shape.heads * shape.query_blocks; row++) {
+        const int64_t begin = row % shape.query_blocks * BLOCK;
+        const int64_t rows = std::min((int64_t)BLOCK, shape.tokens - begin);
+        int64_t wanted = std::max((int64_t)1, (int64_t)(density * shape.key_blocks + 0.5));
+        for (int32_t j = 0; j < shape.key_blocks; j++) {
+            const uint64_t place = (uint64_t)(row * shape.key_blocks + j);
+            if (random_below(7, place, shape.key_blocks - j) < wanted) {
+                wanted--;
+                c->block_idx.push_back(j);
+                c->kept[(size_t)(row * words + j / 32)] |= 1u << j % 32;
+                pairs += rows * (c->key_begin[(size_t)j + 1] - c->key_begin[(size_t)j]);
+            }
+        }
+        c->row_ptr.push_back((int64_t)c->block_idx.size());
+    }
+    return pairs;
+}
+
+static void time_kernel(const char *name, const struct cuda_kernel *kernel, int32_t head_dim,
+                        int32_t heads, int32_t tokens)
+{
+    static const double densities[] = {1, 0.5, 0.25, 0.1};
+    struct host_case c = {};
+    struct options &options = c.options;
+
+    options.head_dim = head_dim;
+    options.batch = 1;
+    options.heads = heads;
+    options.video = tokens;
+    options.key_block = 128;
+    options.dtype = options.out_dtype = kernel->half ? DRAFTATTN_BF16 : DRAFTATTN_F32;
+    make_shape(&c);
+    const size_t size = dtype_size(options.dtype);
+    const size_t bytes = (size_t)heads * (size_t)tokens * (size_t)head_dim * size;
+    const size_t low = (size_t)heads * (size_t)cuda_mean_rows(&c.shape) * (size_t)head_dim * size;
+    struct device_buffer data[6] = {device_make(bytes, 0), device_make(bytes, 0),
+                                    device_make(bytes, 0), device_make(bytes, 0),
+                                    device_make(low, 0),   device_make(low, 0)};
+    for (int i = 0; i < 6; i++) {
+        device_random(&data[i], options.dtype, (uint64_t)i, i < 4 ? 1 : 0.1f);
+    }
+    for (double density : densities) {
+        c.block_idx.clear();
+        const int64_t pairs = random_list(&c, density);
+        for (int means = 0; means <= (density < 1); means++) {
+            struct device_case d = {};
+            const int64_t head = (int64_t)tokens * head_dim;
+            c.bias.assign((size_t)cuda_mean_rows(&c.shape), 7);
+            d.attend.shape = c.shape;
+            d.attend.shape.query_begin = keep(&d, c.query_begin);
+            d.attend.shape.key_begin = keep(&d, c.key_begin);
+            d.attend.dtype = options.dtype;
+            d.attend.q = {data[0].data, head * heads, head, head_dim};
+            d.attend.k = {data[1].data, head * heads, head, head_dim};
+            d.attend.v = {data[2].data, head * heads, head, head_dim};
+            d.attend.row_ptr = density < 1 ? keep(&d, c.row_ptr) : NULL;
+            d.attend.block_idx = density < 1 ? keep(&d, c.block_idx) : NULL;
+            d.attend.kept = means ? keep(&d, c.kept) : NULL;
+            d.attend.bias = keep(&d, c.bias);
+            d.attend.low_k = data[4].data;
+            d.attend.low_v = data[5].data;
+            d.attend.items = heads * c.shape.query_blocks;
+            d.counter = device_make(4, 0);
+            d.attend.counter = (int32_t *)d.counter.data;
+            d.attend.o = {data[3].data,
+                          options.out_dtype,
+                          {1, heads, tokens, head_dim},
+                          {head * heads, head, head_dim, 1}};
+            const float ms = cuda_median_ms(
+                [&](cudaStream_t stream) {
+                    CUDA_OK(cudaMemsetAsync(d.counter.data, 0, 4, stream));
+                    return kernel->attend(&d.attend, stream);
+                },
+                3, 7);
+            printf("%s %d x %d density %.2f%s: %.3f ms, %.1f TFLOP/s\n", name, heads, tokens,
+                   density, means ? " means" : "", ms, 4e-9 * head_dim * (double)pairs / ms);
+            fflush(stdout);
+            d.o = d.lse = d.exact = device_make(0, 0);
+            for (struct device_buffer &buffer : d.inputs) {
+                device_free(&buffer);
+            }
+            device_free(&d.counter);
+            device_free(&d.o);
+        }
+    }
+    for (struct device_buffer &buffer : data) {
+        device_free(&buffer);
+    }
+}
+
+static int time_all(const char *wanted, int32_t capability)
+{
+    static const int32_t shapes[][2] = {{12, 32760}, {12, 32768}, {24, 118784}};
+
+    for (const auto &row : kernels) {
+        if (!row.kernel || capability < row.kernel->least || capability > row.kernel->most ||
+            (wanted && strcmp(wanted, row.name) != 0))
+            continue;
+        for (int i = 0; i < (row.kernel->half ? 3 : 1); i++) {
+            time_kernel(row.name, row.kernel, row.head_dim, shapes[i][0], shapes[i][1]);
+        }
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    struct tally tally = {};
+    const int32_t capability = cuda_device_or_skip(80, 999);
+
+    if (asked_to_time(argc, argv))
+        return time_all(argc > 2 ? argv[2] : NULL, capability);
+    check_all(&tally, capability);
+    return tally_end(&tally);
+}
