@@ -21,6 +21,19 @@
  * The draft map is, per head, the softmax over key blocks of the logits of block means. Density is
  * the share of block pairs computed exactly, sparsity is 1 - density.
  *
+ * Memory spaces. CPU backends work on host memory, backend CUDA on memory of its device: tensors,
+ * maps and the workspace (cudaMalloc or cudaMallocManaged); a pointer of the wrong kind is refused
+ * in words. Backend AUTO is CUDA where a device works, so a program with tensors in host memory
+ * sets draftattn_context_desc.device to -1.
+ *
+ * CUDA. Calls that take a stream enqueue their work there and return; what is enqueued depends on
+ * the arguments alone. draftattn_run(), draftattn_attend() and draftattn_draft_map() allocate
+ * nothing, wait for nothing and read nothing back, so a stream capture can hold them: each replay
+ * works on what the same memory holds then; plan and workspace stay as long as the graph. Calls
+ * without a stream, and draftattn_select(), wait for all work on the device. Every call leaves the
+ * thread's current device as it was. A failure of earlier work on the device can be reported by any
+ * of them (DEVICE_ERROR).
+ *
  * What is not in this header is not part of the interface. Values of enums never change.
  */
 #ifndef DRAFTATTN_H
@@ -71,7 +84,7 @@ typedef enum draftattn_backend {
     DRAFTATTN_BACKEND_PORTABLE = 2, /* any CPU */
     DRAFTATTN_BACKEND_AVX2 = 3,     /* x86-64 with AVX2, FMA and F16C */
     DRAFTATTN_BACKEND_AVX512 = 4,   /* x86-64 with AVX-512 F, BW, DQ and VL */
-    DRAFTATTN_BACKEND_CUDA = 5
+    DRAFTATTN_BACKEND_CUDA = 5      /* NVIDIA GPUs of compute capability 8.0 and later */
 } draftattn_backend;
 
 /* A rule that fills the block list. */
@@ -145,7 +158,8 @@ typedef struct draftattn_context_desc {
     draftattn_backend backend; /* AUTO: the environment variable DRAFTATTN_BACKEND, else the best */
     const char *kernel;   /* NULL: the environment variable DRAFTATTN_KERNEL, else the fastest */
     int32_t threads;      /* CPU backends; 0 = OpenMP's own number */
-    int32_t device;       /* CUDA ordinal */
+    int32_t device;       /* CUDA ordinal; -1: none, for tensors in host memory: AUTO is the
+                             fastest CPU backend then, and CUDA is refused */
     draftattn_log_fn log; /* NULL = silent */
     void *log_user;
 } draftattn_context_desc;
@@ -222,7 +236,7 @@ typedef struct draftattn_stats {
     double density;      /* mean over heads */
     double error_median; /* over heads; NaN without probes */
     double error_worst;
-    double seconds[DRAFTATTN_STAGE_COUNT]; /* wall time; CPU backends */
+    double seconds[DRAFTATTN_STAGE_COUNT]; /* wall time; CPU backends, 0 with CUDA */
 } draftattn_stats;
 
 /* ---------------------------------------------------------------------------------------------
@@ -279,16 +293,17 @@ DRAFTATTN_API draftattn_plan_desc draftattn_plan_desc_default(void);
 
 /*
  * Checks desc, chooses the kernels, computes the block order. The plan is immutable and may be
- * shared between threads, each with a workspace of its own. Host memory only: 12 bytes a token.
+ * shared between threads, each with a workspace of its own. Host memory: 12 bytes a token; device
+ * memory with CUDA: 4 bytes a token (here it is allocated, and here alone: not during a capture).
  *
  * Errors: INVALID_ARGUMENT (names the field and its value), UNSUPPORTED (no kernel for it; says
- * what there is), OUT_OF_MEMORY. *out is NULL on failure.
+ * what there is), OUT_OF_MEMORY, DEVICE_ERROR. *out is NULL on failure.
  */
 DRAFTATTN_API draftattn_status draftattn_plan_create(draftattn_plan **out,
                                                      draftattn_context *context,
                                                      const draftattn_plan_desc *desc);
 
-/* Accepts NULL. */
+/* Accepts NULL. With CUDA it waits for the device. */
 DRAFTATTN_API void draftattn_plan_destroy(draftattn_plan *plan);
 
 DRAFTATTN_API draftattn_status draftattn_plan_info_get(const draftattn_plan *plan,
@@ -333,9 +348,11 @@ DRAFTATTN_API draftattn_status draftattn_plan_order(const draftattn_plan *plan, 
  * o          the same shape, out_dtype; must not overlap q, k, v or the workspace
  * lse        NULL, or F32 [batch, heads, tokens, 1]: natural logarithm of the denominator above.
  *            Repair does not change it
- * list       NULL, or a block list that replaces draft map and selection, also for policy DENSE
- *            (host memory; checked). Dense guards stand above it; the break-even, with min_tokens
- *            0, does not
+ * list       NULL, or a block list that replaces draft map and selection, also for policy DENSE.
+ *            Dense guards stand above it; the break-even, with min_tokens 0, does not. Its arrays
+ *            are in host memory, and checked; with CUDA also both in device memory, where nothing
+ *            is checked: entries out of range and repeated ones are left out. CUDA reads the arrays
+ *            when the work is done, so they stay until then; a capture needs them on the device
  * workspace  of at least draftattn_plan_workspace_size(), aligned to 64 bytes; one per run at a
  *            time
  * stream     a cudaStream_t for CUDA, where the call returns before the work is done; CPU backends
@@ -355,20 +372,20 @@ DRAFTATTN_API draftattn_status draftattn_run(const draftattn_plan *plan, const d
                                              size_t workspace_size, void *stream);
 
 /* What the last finished run in this workspace did. heads: NULL, or [batch * heads], host memory.
- * INVALID_ARGUMENT when no run of this plan has used the workspace. */
+ * INVALID_ARGUMENT when no run of this plan has used the workspace. CUDA: waits for the device. */
 DRAFTATTN_API draftattn_status draftattn_read_stats(const draftattn_plan *plan,
                                                     const void *workspace, draftattn_stats *stats,
                                                     draftattn_head_stats *heads);
 
 /* The block list of the last finished run in this workspace, copied to host memory. list->capacity
  * entries must suffice: plan_info.max_list_entries always does, else INVALID_ARGUMENT names the
- * number. After a dense run the list is full. */
+ * number. After a dense run the list is full. CUDA: waits for the device. */
 DRAFTATTN_API draftattn_status draftattn_read_block_list(const draftattn_plan *plan,
                                                          const void *workspace,
                                                          draftattn_block_list *list);
 
 /* ---------------------------------------------------------------------------------------------
- * One stage at a time. Same memory rules as draftattn_run(); host pointers on CPU backends.
+ * One stage at a time. Same memory rules as draftattn_run(): map is where the tensors are.
  * ------------------------------------------------------------------------------------------- */
 
 /* map F32 [batch * heads, video_query_blocks, video_key_blocks]:
@@ -381,7 +398,7 @@ DRAFTATTN_API draftattn_status draftattn_draft_map(const draftattn_plan *plan,
 
 /* Fills list from a score map of that shape (larger = kept first; a tie goes to the lower index) by
  * the plan's policy and budget. NaN scores are INVALID_ARGUMENT. What an earlier run left in the
- * workspace cannot be read any more. */
+ * workspace cannot be read any more. list is in host memory; CUDA: waits for the device. */
 DRAFTATTN_API draftattn_status draftattn_select(const draftattn_plan *plan, const float *map,
                                                 draftattn_block_list *list, void *workspace,
                                                 size_t workspace_size, void *stream);

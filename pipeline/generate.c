@@ -81,6 +81,7 @@ static bool open_devices(struct generation *g, struct error *error)
     draftattn_context_desc desc = draftattn_context_desc_default();
     desc.backend = g->settings->backend;
     desc.threads = g->settings->threads;
+    desc.device = -1; /* the networks run on the CPU, so its memory is where attention works */
     if (draftattn_context_create(&g->context, &desc) != DRAFTATTN_SUCCESS) {
         error_set_usage(error, "%s", draftattn_context_last_error(NULL));
         if (desc.backend != DRAFTATTN_BACKEND_AUTO)

@@ -200,6 +200,13 @@ size_t cuda_repair_scratch(const struct shape_cuda *shape);
 /* Fit, judgement, correction: what repair_cpu.c and repair_simd.c do. */
 cudaError_t cuda_repair(const struct repair_cuda *repair, cudaStream_t stream);
 
+/* ---- store.cu ------------------------------------------------------------------------------- */
+
+enum { CUDA_STORE_BYTES = 128 };
+
+/* At most CUDA_STORE_BYTES of host memory, free on return. */
+cudaError_t cuda_store(void *to, const void *from, size_t bytes, cudaStream_t stream);
+
 #ifdef __cplusplus
 }
 #endif

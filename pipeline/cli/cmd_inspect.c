@@ -114,7 +114,9 @@ static bool add_memory(cJSON *root, const struct arguments *a, const struct mode
         .attention = settings.attention,
         .available = system_memory_available(),
     };
-    if (draftattn_context_create(&query.context, NULL) != DRAFTATTN_SUCCESS)
+    draftattn_context_desc desc = draftattn_context_desc_default();
+    desc.device = -1; /* as in generate */
+    if (draftattn_context_create(&query.context, &desc) != DRAFTATTN_SUCCESS)
         return error_set(error, "%s", draftattn_context_last_error(NULL));
     bool ok = memory_plan_make(&plan, &query, error);
     draftattn_context_destroy(query.context);

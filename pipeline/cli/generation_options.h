@@ -83,8 +83,8 @@ struct generation_arguments {
         OPTION_ROW_INT('t', "threads", "N", common.threads, 1, 1024,                               \
                        "CPU threads (default: all)"),                                              \
         OPTION_ROW_TEXT(0, "backend", "NAME", common.backend,                                      \
-                        "of the attention: auto, reference, portable, avx2, avx512 or cuda "       \
-                        "(default: auto)"),                                                        \
+                        "of the attention: auto (the fastest of the CPU), reference, portable, "   \
+                        "avx2 or avx512 (default: auto)"),                                         \
         OPTION_ROW_TEXT(                                                                           \
             0, "tile", "N", common.tile,                                                           \
             "VAE tiles: auto (when memory is short), off, or a side in pixels (default: "          \

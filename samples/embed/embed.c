@@ -84,12 +84,14 @@ static double relative_error(const float *got, const float *want)
 
 int main(void)
 {
+    draftattn_context_desc desc = draftattn_context_desc_default();
     draftattn_context *context = NULL;
     draftattn_stats dense, draft;
     float *memory = malloc(5 * COUNT * sizeof *memory);
     float *qkv[3] = {memory, memory + COUNT, memory + 2 * COUNT};
     float *exact = memory + 3 * COUNT, *sparse = memory + 4 * COUNT;
-    if (!memory || draftattn_context_create(&context, NULL) != DRAFTATTN_SUCCESS) {
+    desc.device = -1; /* the tensors are in host memory */
+    if (!memory || draftattn_context_create(&context, &desc) != DRAFTATTN_SUCCESS) {
         fprintf(stderr, "embed: %s\n",
                 memory ? draftattn_context_last_error(NULL) : "out of memory");
         free(memory);

@@ -192,6 +192,7 @@ static int open_setting(struct golden *golden, const struct options *options)
     draftattn_context_desc desc = draftattn_context_desc_default();
     desc.backend = options->backend;
     desc.threads = options->threads;
+    desc.device = -1; /* tensors are in host memory */
     draftattn_status status = draftattn_context_create(&golden->context, &desc);
     if (status != DRAFTATTN_SUCCESS) {
         printf("backend %s: %s (%s)\n", draftattn_backend_name(options->backend),

@@ -1,5 +1,5 @@
 /* Owns the table of kernels: variants.def, once to declare them and once to list them. */
-#include "cpu_kernel.h"
+#include "cpu/cpu_kernel.h"
 
 #define DECLARE_SIMD(name, isa)                                                                    \
     void name(const struct attend_tile *tile);                                                     \
@@ -10,6 +10,9 @@
 #define DECLARE_PORTABLE(name) DECLARE_SIMD(name, portable)
 #define DECLARE_REFERENCE(name)                                                                    \
     static const struct cpu_kernel name##_kernel = {NULL, &repair_portable, NULL};
+
+struct cuda_kernel;
+#define DECLARE_CUDA(name) extern const struct cuda_kernel name##_kernel;
 
 #define KERNEL(backend, name, head_dim) DECLARE_##backend(name)
 #include "variants.def"

@@ -1,0 +1,37 @@
+# cmake -DWERROR=ON|OFF -P DraftattnPtxas.cmake -- COMPILER ARGUMENT...: runs nvcc and fails where
+# ptxas says that a kernel will be far slower than it is written. To ptxas some of that is mere
+# information which no -Werror reaches:
+#
+#     C7508  setmaxnreg is ignored
+#     C7510, C7511, C7515  wgmma is serialised
+#     spilled registers, but for those of CUB's kernels, which are not ours to write
+#
+# With WERROR any warning is a failure.
+set(command "")
+set(ours OFF)
+math(EXPR last "${CMAKE_ARGC} - 1")
+foreach(i RANGE ${last})
+  if(ours)
+    string(REPLACE ";" "\\;" argument "${CMAKE_ARGV${i}}")
+    list(APPEND command "${argument}")
+  elseif(CMAKE_ARGV${i} STREQUAL "--")
+    set(ours ON)
+  endif()
+endforeach()
+execute_process(COMMAND ${command} RESULT_VARIABLE failed OUTPUT_VARIABLE words
+                ERROR_VARIABLE words)
+string(REGEX REPLACE "ptxas warning : Registers are spilled[^\n]* '_ZN3cub[^\n]*\n" "" words
+       "${words}")
+string(STRIP "${words}" words)
+if(NOT words STREQUAL "")
+  message("${words}")
+endif()
+if(failed)
+  message(FATAL_ERROR "nvcc failed")
+endif()
+if(words MATCHES "\\((C7508|C7510|C7511|C7515)\\)|Registers are spilled")
+  message(FATAL_ERROR "ptxas: ${CMAKE_MATCH_0}: the kernel would be far slower than it is written")
+endif()
+if(WERROR AND words MATCHES "warning")
+  message(FATAL_ERROR "a warning, and DRAFTATTN_WERROR is on")
+endif()
