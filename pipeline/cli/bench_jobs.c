@@ -315,36 +315,46 @@ static bool settle_dtype(struct agenda *s, int index, int32_t head_dim, struct e
     return ok;
 }
 
+/* What the library or memory refuses is left out with its words; false after Ctrl-C alone. */
+static bool leave_kernel_out(struct agenda *s, int first, const struct error *why,
+                             struct error *error)
+{
+    if (why->interrupted) {
+        *error = *why;
+        return false;
+    }
+    for (int i = first; i < s->report->result_count; i++) {
+        struct bench_result *result = &s->report->results[i];
+        snprintf(result->why, sizeof result->why, "%.250s", why->text);
+    }
+    s->refused = s->refused || why->usage;
+    return true;
+}
+
 /* Peak, type, first rate and break-even of a kernel; its results begin, yet to be filled. False
  * after Ctrl-C alone. */
 static bool begin_kernel(struct agenda *s, int index, struct error *error)
 {
     const struct bench_settings *set = s->settings;
     const draftattn_kernel_info *kernel = &set->kernels[index];
-    struct bench_result *results = &s->report->results[s->report->result_count];
     double *peak = &s->report->peak[kernel->backend];
+    int first = s->report->result_count;
     struct error why = {0};
-    int count = 0;
     for (int g = 0; g < set->grid_count; g++)
         if (fits(kernel, set->grids[g].head_dim))
-            results[count++] = (struct bench_result){.grid = &set->grids[g], .kernel = kernel};
-    if (count == 0)
+            s->report->results[s->report->result_count++] =
+                (struct bench_result){.grid = &set->grids[g], .kernel = kernel};
+    if (s->report->result_count == first)
         return true;
-    s->report->result_count += count;
+    if (on_device(kernel))
+        device_memory_device(s->report->device, sizeof s->report->device);
     if (*peak == 0)
         *peak = on_device(kernel) ? bench_peak_device() : bench_peak(kernel->backend, set->threads);
-    bool works = settle_dtype(s, index, results[0].grid->head_dim, &why);
-    for (int i = 0; i < count; i++) {
-        results[i].dtype = s->dtypes[index];
-        if (!works && !why.interrupted)
-            snprintf(results[i].why, sizeof results[i].why, "%.250s", why.text);
-    }
-    s->refused = s->refused || why.usage;
-    if (why.interrupted)
-        *error = why;
-    if (!works)
-        return !why.interrupted;
-    s->jobs_left += count;
+    if (!settle_dtype(s, index, s->report->results[first].grid->head_dim, &why))
+        return leave_kernel_out(s, first, &why, error);
+    for (int i = first; i < s->report->result_count; i++)
+        s->report->results[i].dtype = s->dtypes[index];
+    s->jobs_left += s->report->result_count - first;
     return !set->break_even || !fits(kernel, set->break_even_head_dim) ||
            run_break_even(s, index, error);
 }
@@ -385,9 +395,6 @@ bool bench_jobs_run(const struct bench_settings *settings, struct console *conso
     size_t jobs = (size_t)settings->grid_count * (size_t)settings->kernel_count;
     *report = (struct bench_report){.threads = settings->threads, .desc = settings->desc};
     machine_cpu_name(report->cpu, sizeof report->cpu);
-    for (int k = 0; k < settings->kernel_count; k++)
-        if (on_device(&settings->kernels[k]))
-            device_memory_device(report->device, sizeof report->device);
     report->results = calloc(jobs, sizeof *report->results);
     if (!report->results)
         return error_out_of_memory(error, "the report", jobs * sizeof *report->results);
