@@ -60,7 +60,7 @@ class Library:
         self.lib.draftattn_plan_destroy.restype = None
         desc = self.lib.draftattn_context_desc_default()
         assert desc.size == C.sizeof(ContextDesc), "the library's header is another version"
-        desc.threads = threads
+        desc.threads, desc.device = threads, -1 # tensors are in host memory
         self.context = C.c_void_p()
         self.check(self.lib.draftattn_context_create(C.byref(self.context), C.byref(desc)))
 
