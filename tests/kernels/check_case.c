@@ -20,13 +20,16 @@ struct call {
     draftattn_context *context;
     draftattn_plan *plan;
     draftattn_plan_info info;
+    const struct test_space *space;
     struct test_tensor q, k, v, o, lse, want_o, want_lse;
+    struct test_tensor weight; /* what o would be if v were |v| */
     draftattn_block_list list;
-    void *workspace;
+    void *workspace; /* in space */
     size_t workspace_size;
     int64_t *order, *query_begin, *key_begin;
     int64_t *rows; /* positions; NULL = all */
     int64_t row_count;
+    draftattn_stats stats;
     struct verdict *verdict;
 };
 
@@ -89,9 +92,17 @@ static void make_tensors(struct call *call, struct random *random)
     call->lse = test_tensor_make(DRAFTATTN_F32, lse_shape, out);
     call->want_o = test_tensor_make(DRAFTATTN_F32, shape, LAYOUT_HEADS_FIRST);
     call->want_lse = test_tensor_make(DRAFTATTN_F32, lse_shape, LAYOUT_HEADS_FIRST);
+    call->weight = test_tensor_make(DRAFTATTN_F32, shape, LAYOUT_HEADS_FIRST);
     test_tensor_normal(&call->q, random, call->test->deviation);
     test_tensor_normal(&call->k, random, call->test->deviation);
     test_tensor_normal(&call->v, random, 1);
+}
+
+/* CUDA kernels for F16 and BF16 multiply with probabilities of that type. */
+static bool rounds_weights(const struct call *call)
+{
+    return call->info.backend == DRAFTATTN_BACKEND_CUDA &&
+           call->test->desc.in_dtype != DRAFTATTN_F32;
 }
 
 static void make_positions(struct call *call)
@@ -146,14 +157,22 @@ static void make_list(struct call *call, struct random *random)
 static bool run_library(struct call *call)
 {
     const draftattn_block_list *given = call->test->list_share >= 0 ? &call->list : NULL;
+    const draftattn_tensor q = test_tensor_push(&call->q, call->space);
+    const draftattn_tensor k = test_tensor_push(&call->k, call->space);
+    const draftattn_tensor v = test_tensor_push(&call->v, call->space);
+    const draftattn_tensor o = test_tensor_push(&call->o, call->space);
+    const draftattn_tensor lse = test_tensor_push(&call->lse, call->space);
 
     if (!passed(call,
-                draftattn_run(call->plan, NULL, &call->q.tensor, &call->k.tensor, &call->v.tensor,
-                              &call->o.tensor, &call->lse.tensor, given, call->workspace,
+                draftattn_run(call->plan, NULL, &q, &k, &v, &o, &lse, given, call->workspace,
                               call->workspace_size, NULL),
-                "draftattn_run")) {
+                "draftattn_run") ||
+        !passed(call, draftattn_read_stats(call->plan, call->workspace, &call->stats, NULL),
+                "draftattn_read_stats")) {
         return false;
     }
+    test_tensor_pull(&call->o);
+    test_tensor_pull(&call->lse);
     if (given) {
         return true;
     }
@@ -171,6 +190,10 @@ static void judge_values(struct call *call)
      * as much; four ulps of that, on two keys whose values differ by two, are 64. */
     const double logit = call->test->deviation * call->test->deviation;
     const double allowed = 0x1p-24 * (24 + 64 * logit);
+    /* Of each term that is summed up, and half as much again. */
+    const double rounding = rounds_weights(call) ? 1.5 * output_ulp[desc->in_dtype] : 0;
+    /* Means of that type move a logit by as much as it is wide, with compensation. */
+    const double means = rounds_weights(call) && desc->compensation ? rounding * logit : 0;
     const int64_t rows = call->rows ? call->row_count : call->info.tokens;
 
     for (int64_t i = 0; i < (int64_t)desc->batch * desc->heads * rows; i++) {
@@ -180,16 +203,33 @@ static void judge_values(struct call *call)
         for (int64_t d = 0; d < desc->head_dim; d++) {
             double want = reference_load(&call->want_o.tensor, b, h, token, d);
             double got = reference_load(&call->o.tensor, b, h, token, d);
+            double weight = rounding > 0 ? reference_load(&call->weight.tensor, b, h, token, d) : 0;
             /* 2^-25: half the smallest denormal of F16. */
             verdict_add(call->verdict, got, want,
-                        allowed + output_ulp[desc->out_dtype] * fabs(want) +
+                        allowed + (rounding + means) * weight +
+                            output_ulp[desc->out_dtype] * fabs(want) +
                             (desc->out_dtype == DRAFTATTN_F16 ? 0x1p-25 : 0),
                         "o (head, token, d)", i / rows, token, d);
         }
         double want = reference_load(&call->want_lse.tensor, b, h, token, 0);
         double got = reference_load(&call->lse.tensor, b, h, token, 0);
-        verdict_add(call->verdict, got, want, allowed + 4 * 0x1p-24 * fabs(want),
+        verdict_add(call->verdict, got, want, allowed + means + 4 * 0x1p-24 * fabs(want),
                     "lse (head, token)", i / rows, token, 0);
+    }
+}
+
+/* What is told about the run is what its list says. */
+static void judge_stats(struct call *call)
+{
+    const int64_t heads = (int64_t)call->test->desc.batch * call->test->desc.heads;
+    const double pairs = (double)(heads * call->info.query_blocks * call->info.key_blocks);
+    const double density = (double)call->list.row_ptr[heads * call->info.query_blocks] / pairs;
+    char text[120];
+
+    if (!(fabs(call->stats.density - density) <= 1e-6)) {
+        snprintf(text, sizeof(text), "density %.9g, the list's is %.9g", call->stats.density,
+                 density);
+        verdict_fail(call->verdict, text);
     }
 }
 
@@ -227,11 +267,22 @@ static void judge_list(struct call *call)
     }
 }
 
+static void take_magnitudes(draftattn_tensor *x)
+{
+    const int64_t *shape = x->shape;
+
+    for (int64_t i = 0; i < shape[0] * shape[1] * shape[2] * shape[3]; i++) {
+        int64_t d = i % shape[3], token = i / shape[3] % shape[2], row = i / shape[3] / shape[2];
+        double value = reference_load(x, row / shape[1], row % shape[1], token, d);
+        reference_store(x, row / shape[1], row % shape[1], token, d, fabs(value));
+    }
+}
+
 static void judge_call(struct call *call)
 {
     const draftattn_plan_desc *desc = &call->test->desc;
     const bool raster = desc->order == DRAFTATTN_ORDER_RASTER;
-    const struct reference_problem problem = {
+    struct reference_problem problem = {
         .q = &call->q.tensor,
         .k = &call->k.tensor,
         .v = &call->v.tensor,
@@ -256,7 +307,14 @@ static void judge_call(struct call *call)
         verdict_fail(call->verdict, "the reference ran out of memory");
         return;
     }
+    if (rounds_weights(call)) {
+        take_magnitudes(&call->v.tensor);
+        problem.o = &call->weight.tensor;
+        problem.lse = NULL;
+        reference_attend(&problem);
+    }
     judge_values(call);
+    judge_stats(call);
     if (call->test->list_share < 0 && desc->policy != DRAFTATTN_POLICY_DRAFT_PAPER) {
         judge_list(call);
     }
@@ -274,9 +332,12 @@ static void free_call(struct call *call)
     test_tensor_free(&call->lse);
     test_tensor_free(&call->want_o);
     test_tensor_free(&call->want_lse);
+    test_tensor_free(&call->weight);
     free(call->list.row_ptr);
     free(call->list.block_idx);
-    free(call->workspace);
+    if (call->workspace) {
+        call->space->release(call->workspace);
+    }
     free(call->order);
     free(call->query_begin);
     free(call->key_begin);
@@ -289,13 +350,17 @@ void check_case(draftattn_context *context, const struct test_case *test, struct
     struct call call = {.test = test, .context = context, .verdict = verdict};
     struct random random = {test->seed};
 
+    call.space = test_space_of(draftattn_context_backend(context));
     if (passed(&call, draftattn_plan_create(&call.plan, context, &test->desc),
                "draftattn_plan_create") &&
         passed(&call, draftattn_plan_info_get(call.plan, &call.info), "draftattn_plan_info_get") &&
         passed(&call, draftattn_plan_workspace_size(call.plan, &call.workspace_size),
                "draftattn_plan_workspace_size")) {
-        call.workspace = check_alloc(call.workspace_size);
-        memset(call.workspace, 0xff, call.workspace_size);
+        void *rubbish = check_alloc(call.workspace_size);
+        memset(rubbish, 0xff, call.workspace_size);
+        call.workspace = call.space->alloc(call.workspace_size);
+        call.space->copy(call.workspace, rubbish, call.workspace_size);
+        free(rubbish);
         make_tensors(&call, &random);
         make_positions(&call);
         make_list(&call, &random);

@@ -8,8 +8,6 @@
  */
 #include "check_kernels.h"
 
-#include "cpu_features.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,11 +76,14 @@ int main(int count, char **words)
         return 2;
     }
     if (options.backend != DRAFTATTN_BACKEND_AUTO) {
-        const char *why_not = cpu_features_why_not(options.backend);
-        if (why_not) {
-            printf("skipped: %s\n", why_not);
+        draftattn_context_desc desc = draftattn_context_desc_default();
+        draftattn_context *context;
+        desc.backend = options.backend;
+        if (draftattn_context_create(&context, &desc) != DRAFTATTN_SUCCESS) {
+            printf("skipped: %s\n", draftattn_context_last_error(NULL));
             return 77;
         }
+        draftattn_context_destroy(context);
     }
     if (bench) {
         return bench_tiles(&options);

@@ -37,6 +37,17 @@ void verdict_add(struct verdict *verdict, double got, double want, double allowe
                  int64_t a, int64_t b, int64_t c);
 void verdict_fail(struct verdict *verdict, const char *what);
 
+/* --- memory -------------------------------------------------------------------------------- */
+
+/* Where a backend works. Failures end the program. */
+struct test_space {
+    void *(*alloc)(size_t bytes);
+    void (*release)(void *memory);
+    void (*copy)(void *to, const void *from, size_t bytes); /* to the host's memory or from it */
+};
+
+const struct test_space *test_space_of(draftattn_backend backend);
+
 /* --- tensors ------------------------------------------------------------------------------- */
 
 enum layout {
@@ -45,19 +56,27 @@ enum layout {
     LAYOUT_PADDED,       /* heads first, every stride larger than it need be */
     LAYOUT_TRANSPOSED,   /* [batch][heads][head_dim][tokens] */
     LAYOUT_BROADCAST,    /* inputs only: one batch entry stands for all */
+    LAYOUT_WIDE,         /* heads first, rows 16 elements apart, each of them whole */
+    LAYOUT_SHIFTED,      /* heads first, aligned to an element alone */
     LAYOUT_COUNT
 };
 
 struct test_tensor {
-    draftattn_tensor tensor;
+    draftattn_tensor tensor; /* in host memory */
     void *memory;
+    int64_t begin;    /* of the tensor in memory, in elements */
     int64_t elements; /* with both guard bands */
+    void *twin;       /* a copy of memory in a backend's space, or NULL */
+    const struct test_space *space;
 };
 
 /* Every element, guards and padding included, holds NaN. */
 struct test_tensor test_tensor_make(draftattn_dtype dtype, const int64_t shape[4],
                                     enum layout layout);
 void test_tensor_free(struct test_tensor *x);
+/* The tensor's twin in a space, a copy of what it holds now; and its contents back. */
+draftattn_tensor test_tensor_push(struct test_tensor *x, const struct test_space *space);
+void test_tensor_pull(struct test_tensor *x);
 void test_tensor_normal(struct test_tensor *x, struct random *random, double deviation);
 /* True where only elements of the tensor itself have been written since it was made. */
 bool test_tensor_guards_hold(const struct test_tensor *x);
@@ -73,10 +92,13 @@ struct test_case {
     uint64_t seed;
 };
 
-/* Runs the case on the context and judges o, lse, the block list and the guards. A call that fails
+/* Runs the case on the context, from any thread, and judges o, lse, the block list and the guards. A call that fails
  * is a failed verdict with its words. */
 void check_case(draftattn_context *context, const struct test_case *test, struct verdict *verdict);
 void test_case_describe(const struct test_case *test, char *text, size_t size);
+
+/* A random problem of any kind that the library takes, of some thousand tokens at most. */
+struct test_case random_case(struct random *random);
 
 /* First positions of blocks of size tokens: video, then text, [blocks + 1]. */
 void check_block_begins(int64_t video, int64_t text, int64_t size, int64_t *begin);

@@ -9,7 +9,7 @@
 
 static const draftattn_backend backends[] = {DRAFTATTN_BACKEND_REFERENCE,
                                              DRAFTATTN_BACKEND_PORTABLE, DRAFTATTN_BACKEND_AVX2,
-                                             DRAFTATTN_BACKEND_AVX512};
+                                             DRAFTATTN_BACKEND_AVX512, DRAFTATTN_BACKEND_CUDA};
 
 static void choose_grid(struct random *random, draftattn_plan_desc *desc)
 {
@@ -23,7 +23,7 @@ static void choose_grid(struct random *random, draftattn_plan_desc *desc)
     desc->grid.text_tokens = random_chance(random, 0.5) ? 0 : random_between(random, 1, 300);
 }
 
-static struct test_case random_case(struct random *random)
+struct test_case random_case(struct random *random)
 {
     static const double sparsities[] = {0, 0.3, 0.5, 0.8, 0.9, 0.97};
     struct test_case test = {.desc = draftattn_plan_desc_default()};
@@ -64,10 +64,33 @@ static struct test_case random_case(struct random *random)
     return test;
 }
 
-static int check_backend(draftattn_context *context, const struct check_options *options)
+static bool supports(draftattn_context *context, const draftattn_plan_desc *desc)
+{
+    draftattn_plan *plan;
+    bool made = draftattn_plan_create(&plan, context, desc) == DRAFTATTN_SUCCESS;
+
+    draftattn_plan_destroy(plan);
+    return made;
+}
+
+/* The problem as the one kernel of a context takes it. */
+static void fit_to_kernel(struct test_case *test, draftattn_context *context,
+                          const draftattn_kernel_info *kernel, struct random *random)
+{
+    test->desc.head_dim = kernel->head_dim;
+    if (!supports(context, &test->desc)) {
+        test->desc.in_dtype = test->desc.in_dtype != DRAFTATTN_F32 ? DRAFTATTN_F32
+                              : random_chance(random, 0.5)         ? DRAFTATTN_F16
+                                                                   : DRAFTATTN_BF16;
+    }
+}
+
+/* kernel NULL = the plans choose. */
+static int check_context(draftattn_context *context, const draftattn_kernel_info *kernel,
+                         const struct check_options *options)
 {
     const draftattn_backend backend = draftattn_context_backend(context);
-    const char *name = draftattn_backend_name(backend);
+    const char *name = kernel ? kernel->name : draftattn_backend_name(backend);
     /* The reference against itself: only what stands around it is tested, and it is slow. */
     const int64_t problems =
         backend == DRAFTATTN_BACKEND_REFERENCE ? options->problems / 4 : options->problems;
@@ -79,6 +102,9 @@ static int check_backend(draftattn_context *context, const struct check_options 
     for (int64_t i = 0; i < problems; i++) {
         struct test_case test = random_case(&random);
         struct verdict verdict = {0};
+        if (kernel) {
+            fit_to_kernel(&test, context, kernel, &random);
+        }
         check_case(context, &test, &verdict);
         if (!(verdict.measured <= 1)) {
             test_case_describe(&test, text, sizeof(text));
@@ -95,31 +121,56 @@ static int check_backend(draftattn_context *context, const struct check_options 
     return failures;
 }
 
+static int check_backend(draftattn_backend backend, const draftattn_kernel_info *kernel,
+                         const struct check_options *options)
+{
+    draftattn_context_desc desc = draftattn_context_desc_default();
+    draftattn_context *context;
+
+    desc.backend = backend;
+    desc.kernel = kernel ? kernel->name : NULL;
+    draftattn_status status = draftattn_context_create(&context, &desc);
+    if (status == DRAFTATTN_UNSUPPORTED) {
+        printf("%-22s skipped: %s\n", draftattn_backend_name(backend),
+               draftattn_context_last_error(NULL));
+        return 0;
+    }
+    if (status != DRAFTATTN_SUCCESS) {
+        printf("%s: no context: %s\n", draftattn_backend_name(backend),
+               draftattn_context_last_error(NULL));
+        return 1;
+    }
+    int failures = check_context(context, kernel, options);
+    draftattn_context_destroy(context);
+    return failures;
+}
+
+/* A device has several kernels for the same problem, of which plans take the fastest alone. */
+static int check_kernels_of(draftattn_backend backend, const struct check_options *options)
+{
+    draftattn_kernel_info kernel;
+    int failures = 0;
+
+    for (int32_t i = 0; draftattn_kernel_get(i, &kernel) == DRAFTATTN_SUCCESS; i++) {
+        if (kernel.backend == backend && kernel.available) {
+            failures += check_backend(backend, &kernel, options);
+        }
+    }
+    return failures;
+}
+
 int check_library(const struct check_options *options)
 {
     int failures = 0;
 
     for (size_t i = 0; i < sizeof(backends) / sizeof(backends[0]); i++) {
-        draftattn_context_desc desc = draftattn_context_desc_default();
-        draftattn_context *context;
-        desc.backend = backends[i];
         if (options->backend != DRAFTATTN_BACKEND_AUTO && options->backend != backends[i]) {
             continue;
         }
-        draftattn_status status = draftattn_context_create(&context, &desc);
-        if (status == DRAFTATTN_UNSUPPORTED) {
-            printf("%-22s skipped: %s\n", draftattn_backend_name(backends[i]),
-                   draftattn_context_last_error(NULL));
-            continue;
+        failures += check_backend(backends[i], NULL, options);
+        if (backends[i] == DRAFTATTN_BACKEND_CUDA) {
+            failures += check_kernels_of(backends[i], options);
         }
-        if (status != DRAFTATTN_SUCCESS) {
-            printf("%s: no context: %s\n", draftattn_backend_name(backends[i]),
-                   draftattn_context_last_error(NULL));
-            failures++;
-            continue;
-        }
-        failures += check_backend(context, options);
-        draftattn_context_destroy(context);
     }
     return failures;
 }

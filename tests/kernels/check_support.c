@@ -96,25 +96,54 @@ struct test_tensor test_tensor_make(draftattn_dtype dtype, const int64_t shape[4
     case LAYOUT_TRANSPOSED:
         stride[2] = 1, stride[3] = n, stride[1] = n * d, stride[0] = span = h * n * d;
         break;
+    case LAYOUT_WIDE:
+        stride[3] = 1, stride[2] = d + 16, stride[1] = n * stride[2] + 8;
+        stride[0] = span = h * stride[1];
+        break;
     default:
         stride[3] = 1, stride[2] = d, stride[1] = n * d, stride[0] = span = h * n * d;
         break;
     }
-    x.elements = span * b + 2 * GUARD;
+    x.begin = layout == LAYOUT_SHIFTED ? GUARD + 1 : GUARD;
+    x.elements = span * b + x.begin + GUARD;
     if (layout == LAYOUT_BROADCAST) {
         stride[0] = 0;
         x.elements = span + 2 * GUARD;
     }
     x.memory = check_alloc((size_t)x.elements * dtype_size(dtype));
     memset(x.memory, 0xff, (size_t)x.elements * dtype_size(dtype)); /* NaN in every dtype */
-    x.tensor.data = (char *)x.memory + GUARD * dtype_size(dtype);
+    x.tensor.data = (char *)x.memory + x.begin * (int64_t)dtype_size(dtype);
     return x;
+}
+
+static size_t bytes_of(const struct test_tensor *x)
+{
+    return (size_t)x->elements * dtype_size(x->tensor.dtype);
+}
+
+draftattn_tensor test_tensor_push(struct test_tensor *x, const struct test_space *space)
+{
+    draftattn_tensor tensor = x->tensor;
+
+    x->space = space;
+    x->twin = space->alloc(bytes_of(x));
+    space->copy(x->twin, x->memory, bytes_of(x));
+    tensor.data = (char *)x->twin + x->begin * (int64_t)dtype_size(tensor.dtype);
+    return tensor;
+}
+
+void test_tensor_pull(struct test_tensor *x)
+{
+    x->space->copy(x->memory, x->twin, bytes_of(x));
 }
 
 void test_tensor_free(struct test_tensor *x)
 {
+    if (x->twin) {
+        x->space->release(x->twin);
+    }
     free(x->memory);
-    x->memory = NULL;
+    x->memory = x->twin = NULL;
 }
 
 void test_tensor_normal(struct test_tensor *x, struct random *random, double deviation)
@@ -144,7 +173,7 @@ bool test_tensor_guards_hold(const struct test_tensor *x)
     memset(inside, 0, (size_t)x->elements);
     for (int64_t i = 0; i < shape[0] * shape[1]; i++) {
         for (int64_t j = 0; j < shape[2] * shape[3]; j++) {
-            inside[GUARD + i / shape[1] * stride[0] + i % shape[1] * stride[1] +
+            inside[x->begin + i / shape[1] * stride[0] + i % shape[1] * stride[1] +
                    j / shape[3] * stride[2] + j % shape[3] * stride[3]] = 1;
         }
     }

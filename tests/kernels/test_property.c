@@ -3,7 +3,9 @@
  * double reference on the list that was used (large grids on sampled rows), density 1 is dense
  * attention, block order and raster order say the same, layouts and threads change no bit.
  *
- *     test_property [--seed N]    other random grids
+ *     test_property [--seed N]                                  other random grids
+ *     test_property [--seed N] --backend NAME [--runs N]        random problems of any kind on that
+ *                                                               backend, and nothing else
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -392,15 +394,71 @@ static void test_probes_meet_every_place(void **state)
     }
 }
 
+/* --- problems of any kind ------------------------------------------------------------------- */
+
+/* As many at a time as there are threads, so that streams and plans meet, too. */
+static int run_problems(draftattn_context *context, uint64_t seed, int64_t runs)
+{
+    int64_t failures = 0;
+
+#pragma omp parallel for schedule(dynamic) reduction(+ : failures)
+    for (int64_t i = 0; i < runs; i++) {
+        struct random random = {seed + (uint64_t)i * 0x9e3779b97f4a7c15u};
+        struct test_case test = random_case(&random);
+        struct verdict verdict = {0};
+        char text[400];
+        check_case(context, &test, &verdict);
+        if (!(verdict.measured <= 1)) {
+            test_case_describe(&test, text, sizeof(text));
+            printf("problem %lld fails: %s\n    %s\n", (long long)i, verdict.where, text);
+            failures++;
+        }
+    }
+    printf("%s: %lld problems from seed %llu, %lld failures\n",
+           draftattn_backend_name(draftattn_context_backend(context)), (long long)runs,
+           (unsigned long long)seed, (long long)failures);
+    return failures != 0;
+}
+
+static int check_backend(const char *name, uint64_t seed, int64_t runs)
+{
+    draftattn_context_desc desc = draftattn_context_desc_default();
+    draftattn_context *context;
+
+    if (draftattn_backend_from_name(name, &desc.backend) != DRAFTATTN_SUCCESS) {
+        fprintf(stderr, "--backend %s: %s\n", name, draftattn_context_last_error(NULL));
+        return 2;
+    }
+    if (draftattn_context_create(&context, &desc) != DRAFTATTN_SUCCESS) {
+        printf("skipped: %s\n", draftattn_context_last_error(NULL));
+        return 77;
+    }
+    int code = run_problems(context, seed, runs);
+    draftattn_context_destroy(context);
+    return code;
+}
+
 int main(int count, char **words)
 {
+    const char *backend = NULL;
     uint64_t seed = 7;
+    int64_t runs = 200;
 
-    if (count == 3 && strcmp(words[1], "--seed") == 0) {
-        seed = strtoull(words[2], NULL, 10);
-    } else if (count != 1) {
-        fprintf(stderr, "usage: %s [--seed N]\n", words[0]);
-        return 2;
+    for (int i = 1; i < count; i += 2) {
+        const char *value = i + 1 < count ? words[i + 1] : NULL;
+        if (value && strcmp(words[i], "--seed") == 0) {
+            seed = strtoull(value, NULL, 10);
+        } else if (value && strcmp(words[i], "--backend") == 0) {
+            backend = value;
+        } else if (value && strcmp(words[i], "--runs") == 0) {
+            runs = strtoll(value, NULL, 10);
+        } else {
+            fprintf(stderr, "usage: %s [--seed N] [--backend NAME [--runs N]]\n", words[0]);
+            return 2;
+        }
+    }
+    if (backend) {
+        return check_backend(backend, seed, runs);
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate(test_grids_match_reference, &seed),
