@@ -323,8 +323,9 @@ class Group:
             self.peers.append(name)
         return call
 
-    def add_dense_peers(self, q, k, v):
-        for peer in self.bench.peers:
+    def add_dense_peers(self, q, k, v, most=None):
+        """All of them, or the first few."""
+        for peer in self.bench.peers[:most]:
             self.add(f"{peer.title} dense", lambda peer=peer: peer.dense(q, k, v),
                      self.job.tokens, peer=True)
 
@@ -406,7 +407,7 @@ def run_sparse(bench, job):
         keys = lists.shape[2] * key_block
         group = Group(bench, job, f"sparse {job.shape()}, blocks of {BLOCK}x{key_block}, density "
                       f"{keys / job.tokens:.4f}, {plan.kernel()}", Expected(job, q, k, v))
-        group.add_dense_peers(q, k, v)
+        group.add_dense_peers(q, k, v, 1)
         group.expected = Expected(job, q, k, v, mask, key_block)
         for peer in bench.peers:
             if peer.sparse:
@@ -467,9 +468,11 @@ def run_call(bench, job):
     plan = bench.plan(job, sparsity=job.sparsity, probes=PROBES)
     group = Group(bench, job, f"call {job.shape()}, sparsity {job.sparsity}, {plan.kernel()}; "
                   "error against dense, but of 'no probes' against its own list", dense)
-    group.add_dense_peers(q, k, v)
+    group.add_dense_peers(q, k, v, 1)
     group.add("ours dense", lambda: bench.plan(job, policy=ours.DENSE).run(q, k, v, o), job.tokens)
     group.add("ours", lambda: plan.run(q, k, v, o), lambda: keys_of_run(job, plan), limit=LOOSE)
+    if "ours" in group.calls:
+        group.title += f"; density of ours {plan.stats().density:.4f}"
     check_call(bench, job, group, q, k, v, o)
     block = bench.plan(job, sparsity=job.sparsity, probes=PROBES, order=ours.BLOCK)
     order = block.order()
