@@ -8,14 +8,17 @@
  * next two are on their way (cp.async), so one barrier a tile both publishes and frees. Rows are
  * 16-byte chunks at chunk ^ row % 8, which keeps ldmatrix free of bank conflicts and turns its
  * addresses into one XOR. Weights stay in registers: accumulators of q k^T have the layout that
- * operands of w v need. The running base of a row moves only when a logit exceeds it by HEADROOM,
- * which weights of either type can hold, so sums are hardly ever rescaled.
+ * operands of w v need. Sums are rescaled only where the largest logit of a row grows, which after
+ * some steps is rare.
  *
  * Bound by the tensor cores where 32 rows a warp share what it reads of k and v (4 warps, two CTAs
  * a multiprocessor: what one does not use while it takes exponentials the other does). Where shared
  * memory holds one CTA alone, 8 warps of 16 rows: those tensor cores are slow enough for it.
  *
  * Ladder: nothing measured yet.
+ *   failed: moving a base only where a logit exceeds it by 2^8, for fewer rescalings: the weight of a
+ *   row's largest key is rounded then, and rows that see one key lose 2^-9; dividing by the sum of
+ *   rounded weights mends o, but not lse
  */
 #include "attend_epilogue.cuh"
 
@@ -24,10 +27,9 @@
 
 enum {
     ROWS = CUDA_QUERY_BLOCK,
-    KEYS = 64,     /* of a step */
-    SLOTS = 3,     /* of the ring */
-    HEADROOM = 8,  /* weights are at most 2^HEADROOM */
-    FAR = 1 << 16, /* a base beyond it, times 2^-24, would show in the weights */
+    KEYS = 64,      /* of a step */
+    SLOTS = 3,      /* of the ring */
+    FAR = 512,      /* a base beyond it, times 2^-24, would show in the weights */
     RESERVED = 1280 /* bytes of shared memory that a CTA takes beside its tiles */
 };
 
@@ -322,11 +324,9 @@ DEVICE float scale_far(float (&s)[MT][KEYS / 2], const float (&base)[MT][2], flo
 template <int D, int MT>
 DEVICE void raise_bases(struct sums<D, MT> &sums, const float (&s)[MT][KEYS / 2], float scale)
 {
-    float raised[MT][2];
-    bool any = false;
-
 #pragma unroll
     for (int m = 0; m < MT; m++) {
+        float raised[2];
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             float top = fmaxf(s[m][2 * half], s[m][2 * half + 1]);
@@ -336,20 +336,14 @@ DEVICE void raise_bases(struct sums<D, MT> &sums, const float (&s)[MT][KEYS / 2]
             }
             top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, 1));
             top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, 2));
-            top = fminf(top * scale, FLT_MAX);
-            const bool over = top > sums.base[m][half] + HEADROOM;
-            raised[m][half] = over ? top : sums.base[m][half];
-            any |= over;
+            raised[half] = fmaxf(sums.base[m][half], fminf(top * scale, FLT_MAX));
         }
-    }
-    if (!any)
-        return;
-#pragma unroll
-    for (int m = 0; m < MT; m++) {
+        if (raised[0] == sums.base[m][0] && raised[1] == sums.base[m][1])
+            continue;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const float shrink = exp2_approximate(sums.base[m][half] - raised[m][half]);
-            sums.base[m][half] = raised[m][half];
+            const float shrink = exp2_approximate(sums.base[m][half] - raised[half]);
+            sums.base[m][half] = raised[half];
             sums.sum[m][half] *= shrink;
 #pragma unroll
             for (int i = 2 * half; i < D / 2; i += i % 2 == 0 ? 1 : 3) {
