@@ -80,16 +80,20 @@ static draftattn_status check_arguments(const draftattn_plan *plan, const drafta
 static draftattn_status check_list(const draftattn_plan *plan, const draftattn_block_list *list)
 {
     const struct backend *backend = plan->context->backend;
-    if (!backend->memory || !list->row_ptr ||
-        backend->memory(&plan->problem, list->row_ptr) == MEMORY_HOST)
-        return block_list_validate(&plan->problem, list);
-    RETURN_IF(list->capacity < 0, DRAFTATTN_INVALID_ARGUMENT, "list.capacity is %lld",
-              (long long)list->capacity);
-    RETURN_IF(!list->block_idx && list->capacity > 0, DRAFTATTN_INVALID_ARGUMENT,
-              "list.block_idx is NULL");
+    const struct problem *problem = &plan->problem;
+    bool entries = list->block_idx && list->capacity > 0;
+    if (!backend->memory || !list->row_ptr || (!entries && list->capacity != 0))
+        return block_list_validate(problem, list);
+    bool host = backend->memory(problem, list->row_ptr) == MEMORY_HOST;
+    if (entries)
+        RETURN_IF(host != (backend->memory(problem, list->block_idx) == MEMORY_HOST),
+                  DRAFTATTN_INVALID_ARGUMENT,
+                  "list.row_ptr and list.block_idx are not both in host memory, nor both on the "
+                  "device");
+    if (host)
+        return block_list_validate(problem, list);
     TRY(memory_check(plan, "list.row_ptr", list->row_ptr));
-    return list->capacity > 0 ? memory_check(plan, "list.block_idx", list->block_idx)
-                              : DRAFTATTN_SUCCESS;
+    return entries ? memory_check(plan, "list.block_idx", list->block_idx) : DRAFTATTN_SUCCESS;
 }
 
 /* Pool and draft map, as far as list and compensation want them, and select. */

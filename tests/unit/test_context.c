@@ -116,16 +116,25 @@ static void test_failures_reach_the_log(void **state)
     assert_int_equal(draftattn_context_create(NULL, NULL), DRAFTATTN_INVALID_ARGUMENT);
 }
 
-/* This version has no CUDA kernels: on any machine it says so instead of running elsewhere. */
+/* CTest hides the GPUs of the machine; and -1 asks for none. */
 static void test_cuda_is_refused_in_words(void **state)
 {
+    static const int32_t devices[] = {-1, 0, 1000};
     draftattn_context_desc desc = draftattn_context_desc_default();
     draftattn_context *context = NULL;
     (void)state;
-    desc.backend = DRAFTATTN_BACKEND_CUDA;
-    assert_int_equal(draftattn_context_create(&context, &desc), DRAFTATTN_UNSUPPORTED);
-    assert_null(context);
-    assert_error_names("backend cuda");
+    setenv("CUDA_VISIBLE_DEVICES", "", 1);
+    for (int i = 0; i < 3; i++) {
+        desc.device = devices[i];
+        desc.backend = DRAFTATTN_BACKEND_CUDA;
+        assert_int_equal(draftattn_context_create(&context, &desc), DRAFTATTN_UNSUPPORTED);
+        assert_null(context);
+        assert_error_names("backend cuda");
+        desc.backend = DRAFTATTN_BACKEND_AUTO;
+        assert_int_equal(draftattn_context_create(&context, &desc), DRAFTATTN_SUCCESS);
+        assert_int_not_equal(draftattn_context_backend(context), DRAFTATTN_BACKEND_CUDA);
+        draftattn_context_destroy(context);
+    }
 }
 
 static void test_kernels_are_listed(void **state)
