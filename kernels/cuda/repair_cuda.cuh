@@ -1,0 +1,171 @@
+/*
+ * What the files of repair share on the device: where a fit keeps its matrices, the sums of a head,
+ * elements of tensors of any type. repair.cu reads the probe rows, judges and delivers; repair_fit.cu
+ * does the linear algebra; repair_apply.cu corrects rows.
+ */
+#ifndef DRAFTATTN_KERNELS_CUDA_REPAIR_CUDA_CUH
+#define DRAFTATTN_KERNELS_CUDA_REPAIR_CUDA_CUH
+
+#include "../repair_rules.h"
+#include "stages_cuda.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+enum {
+    FIT_TILE = 64,  /* squares that products are cut into; divides head_dim */
+    FIT_SLICE = 32, /* columns that a block of collect_kernel() has: a warp's width */
+    MAX_PROBES = 1024
+};
+
+/* Sums of a slice over the probe rows of blocks that skip something; norm is over all of them. */
+struct slice_sums {
+    double raw;     /* squares of o or q */
+    double centred; /* the same without their means */
+    double error;   /* squares of exact - o; 0 in slices of q */
+    double norm;    /* squares of exact; 0 in slices of q */
+    double rows;    /* how many rows count */
+};
+
+/* Scratch, [heads] of each. Rows are probe rows up to a whole tile; those that do not count are 0.
+ * Features are those of o, then those of q. */
+struct fit_arrays {
+    int32_t rows, features, slices;
+    float *x;        /* [rows][features], centred */
+    float *residual; /* [rows][head_dim]: exact - o, centred */
+    float *counted;  /* [rows]: 1 or 0 */
+    float *mean;     /* [3 * head_dim]: of o, q and the residual */
+    float *gram;     /* [features][features]: x^T x, lower half; then minus its inverse, whole */
+    float *cross;    /* [features][head_dim]: x^T residual */
+    float *weight;   /* [features][head_dim] */
+    float *shift;    /* [head_dim] */
+    uint32_t *fragments; /* [features * head_dim / 2]: weight as repair_apply.cu multiplies by it */
+    float *unscale;      /* [head_dim / 32][2]: what undoes the scaling of fragments, for o and q */
+    float *leverage;     /* [features / FIT_TILE][rows]: shares of x (gram + ridge)^-1 x^T */
+    float *left,
+        *before; /* [head_dim / FIT_TILE][rows]: squares of the residual after and before */
+    struct slice_sums *sums; /* [slices] */
+    int32_t *solved;         /* [1] */
+};
+
+/* Whether weights are rounded to q's type and multiplied by tensor cores. */
+bool repair_is_packed(const struct repair_cuda *repair);
+
+/* From sums, x and residual to leverage, left, before, weight, fragments, shift and solved. */
+cudaError_t repair_fit(const struct repair_cuda *repair, const struct fit_arrays *arrays,
+                       cudaStream_t stream);
+
+/* o += shift + [o, q] weight in the blocks of repaired heads that skip something. */
+cudaError_t repair_apply(const struct repair_cuda *repair, const struct fit_arrays *arrays,
+                         cudaStream_t stream);
+
+/* What slices add up to. */
+struct head_sums {
+    double raw_o, raw_q, centred_o, centred_q, error, norm, rows;
+};
+
+static __device__ inline struct head_sums sums_of(const struct fit_arrays &arrays, int32_t head)
+{
+    const struct slice_sums *sums = arrays.sums + (int64_t)head * arrays.slices;
+    struct head_sums all = {};
+    for (int32_t i = 0; i < arrays.slices; i++) {
+        bool o = i < arrays.slices / 2;
+        (o ? all.raw_o : all.raw_q) += sums[i].raw;
+        (o ? all.centred_o : all.centred_q) += sums[i].centred;
+        all.error += sums[i].error;
+        all.norm += sums[i].norm;
+    }
+    all.rows = sums[0].rows;
+    return all;
+}
+
+/* Whether there is something to fit. What is not a number goes on, to be refused later. */
+static __device__ inline bool fit_is_due(const struct head_sums &sums)
+{
+    return sums.rows >= MIN_FIT_ROWS && sums.error != 0;
+}
+
+static __device__ inline bool fit_is_due(const struct fit_arrays &arrays, int32_t head)
+{
+    return fit_is_due(sums_of(arrays, head));
+}
+
+/* probe_position() of backend.h. */
+static __device__ inline int32_t probe_position(const struct shape_cuda &shape, int32_t index)
+{
+    int64_t begin = (int64_t)index * shape.video_tokens / shape.probes;
+    int64_t end = ((int64_t)index + 1) * shape.video_tokens / shape.probes;
+    uint64_t place = (uint32_t)index * 0x9e3779b9u;
+    return (int32_t)(begin + (int64_t)(place * (uint64_t)(end - begin) >> 32));
+}
+
+/* Whether the query block that holds a video position lists every key block. */
+static __device__ inline bool block_is_full(const struct repair_cuda &repair, int32_t head,
+                                            int32_t position)
+{
+    const int64_t *row =
+        repair.row_ptr + (int64_t)head * repair.shape.query_blocks + position / CUDA_QUERY_BLOCK;
+    return row[1] - row[0] == repair.shape.key_blocks;
+}
+
+static __device__ inline bool head_is_full(const struct repair_cuda &repair, int32_t head)
+{
+    int64_t blocks = repair.shape.query_blocks;
+    return repair.row_ptr[(head + 1) * blocks] - repair.row_ptr[head * blocks] ==
+           blocks * repair.shape.key_blocks;
+}
+
+/* Where a row starts, in elements. */
+static __device__ inline int64_t o_row(const struct repair_cuda &repair, int32_t head,
+                                       int32_t position)
+{
+    const struct shape_cuda &shape = repair.shape;
+    int64_t token = shape.order ? shape.order[position] : position;
+    return head / shape.entry_heads * repair.o.stride[0] +
+           head % shape.entry_heads * repair.o.stride[1] + token * repair.o.stride[2];
+}
+
+static __device__ inline int64_t q_row(const struct shape_cuda &shape, const struct rows_cuda &q,
+                                       int32_t head, int32_t position)
+{
+    return head / shape.entry_heads * q.stride_entry + head % shape.entry_heads * q.stride_head +
+           position * q.stride_token;
+}
+
+static __device__ inline float load_element(const void *data, draftattn_dtype dtype, int64_t index)
+{
+    if (dtype == DRAFTATTN_F32)
+        return ((const float *)data)[index];
+    if (dtype == DRAFTATTN_F16)
+        return __half2float(((const __half *)data)[index]);
+    return __bfloat162float(((const __nv_bfloat16 *)data)[index]);
+}
+
+static __device__ inline void store_element(void *data, draftattn_dtype dtype, int64_t index,
+                                            float value)
+{
+    if (dtype == DRAFTATTN_F32)
+        ((float *)data)[index] = value;
+    else if (dtype == DRAFTATTN_F16)
+        ((__half *)data)[index] = __float2half_rn(value);
+    else
+        ((__nv_bfloat16 *)data)[index] = __float2bfloat16_rn(value);
+}
+
+/* The sum over a block of threads, the same in all of them. room holds a number per warp. */
+static __device__ inline double block_sum(double value, double *room)
+{
+    int32_t warps = (int32_t)(blockDim.x / 32);
+    for (int32_t lane = 16; lane > 0; lane /= 2)
+        value += __shfl_xor_sync(0xffffffff, value, lane);
+    if (threadIdx.x % 32 == 0)
+        room[threadIdx.x / 32] = value;
+    __syncthreads();
+    double sum = 0;
+    for (int32_t i = 0; i < warps; i++)
+        sum += room[i];
+    __syncthreads();
+    return sum;
+}
+
+#endif
