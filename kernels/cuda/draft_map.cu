@@ -6,9 +6,9 @@
  * products a thread, a warp 64 columns: the means of its queries stay in shared memory, those of
  * the keys pass through it, MEANS_DEPTH elements of 256 blocks at a time, the next while one is
  * used. Rows in shared memory are padded so that eight neighbours lie in all the banks; a thread
- * reads four elements of a row at once, and the products need no transpose. Logits go to the map and
- * come back for the softmax, a warp a row, up to 1,024 columns in its registers. The spread factor is
- * a second product of the same kind, of squares and variances.
+ * reads four elements of a row at once, and the products need no transpose. Logits go to the map
+ * and come back for the softmax, a warp a row, up to 1,024 columns in its registers. The spread
+ * factor is a second product of the same kind, of squares and variances.
  *
  * Few rows are under way at once, so that logits come back from L2: 2 x 132 CTAs x 32 rows x 928
  * columns are 31 MB.
