@@ -95,7 +95,7 @@ def latent_shape(frames, height, width):
 
 
 def flow_shift(frames, height, width):
-    return 3.0 if frames * height * width <= 33 * 256 * 256 else 5.0
+    return 3.0 if frames * height * width <= 33 * 256 * 256 else 9.0
 
 
 class Work:
