@@ -4,9 +4,9 @@
  *
  * The idea: no sort. Scores become integers of the same order (score_key()).
  *
- *   take_rows   a row lives in the registers of 1 to 8 warps. Its best are found by bisection of the
- *               key, which ends as soon as a count is met; the ballot of 32 columns is a word of
- *               kept bits. What is left of the row goes into the head's histogram
+ *   take_rows   a row lives in the registers of 1 to 8 warps. Its best are found by guesses at the
+ *               cut's key, which end as soon as a count is met; the ballot of 32 columns is a word
+ *               of kept bits. What is left of the row goes into the head's histogram
  *   the rest    of a head's budget is one cut in what its rows left. The cut's key is found in three
  *               digits of 11, 11 and 10 bits: histograms by many CTAs (count_digit), a digit chosen
  *               between them (choose_digit). Rows whose best key is below the digits found so far
@@ -27,7 +27,6 @@
 
 #include <cub/block/block_scan.cuh>
 
-#include <limits.h>
 #include <math.h>
 
 enum {
@@ -254,7 +253,17 @@ struct row_cut {
     int32_t end_of_ties;
 };
 
-/* The best wanted columns. Between low and high: more than wanted are >= low, fewer are >= high. */
+/* A key between low and high that cuts off about wanted columns, as below columns are >= low and above
+ * are >= high: by proportion, but not near the ends; after some guesses just the middle. */
+static __device__ uint32_t guess_cut(uint32_t low, uint32_t high, uint32_t below, uint32_t above,
+                                     uint32_t wanted, int32_t turn)
+{
+    float share = __fdividef((float)(below - wanted), (float)(below - above));
+    share = turn < 8 ? fminf(fmaxf(share, 0.15f), 0.85f) : 0.5f;
+    return low + min(max((uint32_t)(share * (float)(high - low)), 1u), high - low - 1);
+}
+
+/* The best wanted columns. More than wanted are >= low, fewer are >= high. */
 template <int GROUP, int ITEMS>
 static __device__ struct row_cut find_row_cut(const struct part<ITEMS> *part, struct group *group,
                                               int32_t wanted)
@@ -264,7 +273,7 @@ static __device__ struct row_cut find_row_cut(const struct part<ITEMS> *part, st
     if (wanted >= part->end)
         return {1, 0};
     const int32_t items = ITEMS > 0 ? ITEMS : part->items;
-    uint32_t best = 0, worst = 0, above = 0;
+    uint32_t best = 0, worst = 0, above = 0, below = (uint32_t)part->end;
 #pragma unroll(ITEMS > 0 ? ITEMS : 4)
     for (int32_t i = 0; i < items; i++) {
         uint32_t key = key_of(part, i);
@@ -272,13 +281,14 @@ static __device__ struct row_cut find_row_cut(const struct part<ITEMS> *part, st
         worst = max(worst, key > 0 ? ~key : 0);
     }
     uint32_t high = group_max<GROUP>(group, best) + 1, low = ~group_max<GROUP>(group, worst);
-    while (high - low > 1) {
-        uint32_t middle = low + (high - low) / 2;
-        uint32_t count = count_from<GROUP>(part, group, middle);
+    for (int32_t turn = 0; high - low > 1; turn++) {
+        const uint32_t middle = guess_cut(low, high, below, above, (uint32_t)wanted, turn);
+        const uint32_t count = count_from<GROUP>(part, group, middle);
         if (count == (uint32_t)wanted)
             return {middle - 1, 0};
         if (count > (uint32_t)wanted) {
             low = middle;
+            below = count;
         } else {
             high = middle;
             above = count;
@@ -317,6 +327,7 @@ static __device__ void take_row(const struct select_work *work, int64_t head, in
 
     const int64_t share = work->select.spread ? work->cut[head].share : work->share;
     const struct row_cut cut = find_row_cut<GROUP>(&part, group, (int32_t)share);
+    __syncwarp(); /* or the compiler checks at every ballot whether all are there */
     const int32_t tie_items = (cut.end_of_ties - begin + 31) >> 5; /* this lane's with ties */
     uint32_t *kept = kept_row(work, head, row), mine = 0, left = 0;
 #pragma unroll(ITEMS > 0 ? ITEMS : 4)
