@@ -3,16 +3,16 @@
  * the way from a list to bits. A list that comes from outside is hostile: its offsets are clamped
  * before they are followed, what they lead to is checked.
  *
- * The idea: chunks of items (rows, then probe tiles). A warp counts the bits of a row; a chunk knows
- * its sum and how many items it has of each cost (count_items), one CTA adds those up over all chunks
- * (scan_chunks), and a chunk gives its items their places in row_ptr and in the queue (place_items):
- * a stable counting sort. write_rows takes one popcount a block, 32 blocks a store.
+ * The idea: chunks of items (rows, then probe tiles). A warp counts the bits of a row; a chunk
+ * knows its sum and how many items it has of each cost (count_items), one CTA adds those up over
+ * all chunks (scan_chunks), and a chunk gives its items their places in row_ptr and in the queue
+ * (place_items): a stable counting sort. write_rows takes one popcount a block, 32 blocks a store.
  * The cost of an item is one byte that says how far it falls short of all key blocks, in steps of
  * 1/32 of itself: longest first as far as it matters, and among equals in order, so that neighbours
  * share keys in the L2 cache.
  *
- * CUB would do both, with twice the launches, a scratch that depends on the device and, in 13.0, with
- * spilled registers.
+ * CUB would do both, with twice the launches, a scratch that depends on the device and, in 13.0,
+ * with spilled registers.
  *
  * Bounds: launches and the list itself, 4 bytes a kept pair; 24 x 929 x 929 at 10 % are 8 MB.
  *
@@ -223,8 +223,8 @@ static __global__ void __launch_bounds__(THREADS) write_dense(const struct list_
 
 /* ---- to bits --------------------------------------------------------------------------------- */
 
-/* A warp a row. No row that is right has more than key_blocks entries: a list that is wrong costs no
- * more than a full one. */
+/* A warp a row. No row that is right has more than key_blocks entries: a list that is wrong costs
+ * no more than a full one. */
 static __global__ void __launch_bounds__(THREADS)
     mark_list(const struct shape_cuda shape, int32_t words, const int64_t *row_ptr,
               const int32_t *block_idx, int64_t capacity, uint32_t *kept)

@@ -7,19 +7,20 @@
  *   take_rows   a row lives in the registers of 1 to 8 warps. Its best are found by guesses at the
  *               cut's key, which end as soon as a count is met; the ballot of 32 columns is a word
  *               of kept bits. What is left of the row goes into the head's histogram
- *   the rest    of a head's budget is one cut in what its rows left. The cut's key is found in three
- *               digits of 11, 11 and 10 bits: histograms by many CTAs (count_digit), a digit chosen
- *               between them (choose_digit). Rows whose best key is below the digits found so far
- *               are not read again
+ *   the rest    of a head's budget is one cut in what its rows left. The cut's key is found in
+ *               three digits of 11, 11 and 10 bits: histograms by many CTAs (count_digit), a digit
+ *               chosen between them (choose_digit). Rows whose best key is below the digits found
+ *               so far are not read again
  *   ties        mark_best counts the entries at the cut per row, mark_ties takes the first of them:
  *               lower rows first, then lower columns
  *
  * head_spread puts the same three histograms, of whole heads, in front: choose_digit then clips the
  * counts of a batch entry's heads and adds them up. The published policy takes no rows and no ties.
  *
- * Bounds: take_rows reads the map once (83 MB at 24 x 929 x 929) and issues, by its SASS, about 1,900
- * instructions a row of 929, of which the guesses are 750: issue comes first. Every later pass reads
- * the rows that still matter, often from the L2 cache, and is bound by memory and its launch.
+ * Bounds: take_rows reads the map once (83 MB at 24 x 929 x 929) and issues, by its SASS, about
+ * 1,900 instructions a row of 929, of which the guesses are 750: issue comes first. Every later
+ * pass reads the rows that still matter, often from the L2 cache, and is bound by memory and its
+ * launch.
  *
  * Ladder
  *   v1  as above; not measured yet
@@ -207,7 +208,8 @@ template <int ITEMS> static __device__ uint32_t key_of(const struct part<ITEMS> 
     return ITEMS > 0 ? part->key[ITEMS > 0 ? i : 0] : key_from(part, i, score_of(part, i));
 }
 
-/* Columns with a key of at least least. The compiler's own code for the sum is half as long again. */
+/* Columns with a key of at least least. The compiler's own code for the sum is half as long
+ * again. */
 template <int GROUP, int ITEMS>
 static __device__ uint32_t count_from(const struct part<ITEMS> *part, struct group *group,
                                       uint32_t least)
@@ -254,8 +256,8 @@ struct row_cut {
     int32_t end_of_ties;
 };
 
-/* A key between low and high that cuts off about wanted columns, as below columns are >= low and above
- * are >= high: by proportion, but not near the ends; after some guesses just the middle. */
+/* A key between low and high that cuts off about wanted columns, as below columns are >= low and
+ * above are >= high: by proportion, but not near the ends; after some guesses just the middle. */
 static __device__ uint32_t guess_cut(uint32_t low, uint32_t high, uint32_t below, uint32_t above,
                                      uint32_t wanted, int32_t turn)
 {

@@ -1,7 +1,7 @@
 /*
  * cuda_select() against select_fill() of the library, to the last tie: rows around every number of
- * columns where the kernel changes, scores of every kind, both policies, floors, spreads, budgets at
- * both ends, text. Whatever kept bits and scratch held before must not matter.
+ * columns where the kernel changes, scores of every kind, both policies, floors, spreads, budgets
+ * at both ends, text. Whatever kept bits and scratch held before must not matter.
  *
  *     test_select_cuda [--time]
  */
