@@ -1,6 +1,6 @@
 /*
- * Owns repair on the device from both ends: the probe rows' queries on their way into attention; and
- * afterwards what each row of a block that skips something was computed as, whether the fit of
+ * Owns repair on the device from both ends: the probe rows' queries on their way into attention;
+ * and afterwards what became of those rows in blocks that skip something, whether the fit of
  * repair_fit.cu is believed (repair_rules.h), and probe rows of a corrected head delivered exactly.
  * Rows that saw every key, and heads that gain nothing, are left alone.
  *
@@ -12,11 +12,13 @@
 
 enum {
     COLLECT_THREADS = 1024, /* a warp a row, MAX_PROBES flags at once */
+    WARPS = COLLECT_THREADS / 32,
+    TOGETHER = 4, /* loads of a thread that are under way at once */
     JUDGE_THREADS = 256,
     ROW_THREADS = 256
 };
 
-/* Leverages are float32 sums of up to 1: of what they leave of a row, less than this is rounding. */
+/* Leverages are float32 sums of up to 1: less than this of what they leave is rounding. */
 #define LEVERAGE_ROUNDING 1e-5
 
 /* ---- probe queries -------------------------------------------------------------------------- */
@@ -61,8 +63,8 @@ cudaError_t cuda_probe_queries(const struct shape_cuda *shape, draftattn_dtype d
 
 struct collect_room {
     int32_t position[MAX_PROBES]; /* -1: the row does not count */
-    float column[COLLECT_THREADS / 32][FIT_SLICE];
-    double sums[COLLECT_THREADS / 32];
+    float column[WARPS][FIT_SLICE];
+    double sums[WARPS];
 };
 
 /* Sum over the rows of the thread's column. */
@@ -71,7 +73,7 @@ static __device__ float column_sum(struct collect_room *room, float value)
     float sum = 0;
     room->column[threadIdx.x / 32][threadIdx.x % 32] = value;
     __syncthreads();
-    for (int32_t i = 0; i < COLLECT_THREADS / 32; i++)
+    for (int32_t i = 0; i < WARPS; i++)
         sum += room->column[i][threadIdx.x % 32];
     __syncthreads();
     return sum;
@@ -82,13 +84,23 @@ static __device__ float centre_rows(const struct collect_room *room, float *colu
                                     int32_t probes, int32_t rows, float mean)
 {
     float squares = 0;
-    for (int32_t row = threadIdx.x / 32; row < rows; row += COLLECT_THREADS / 32) {
+    for (int32_t row = threadIdx.x / 32; row < rows; row += WARPS) {
         bool counts = row < probes && room->position[row] >= 0;
         float value = counts ? column[row * stride] - mean : 0;
         column[row * stride] = value;
         squares += value * value;
     }
     return squares;
+}
+
+static __device__ float load_probe(const struct repair_cuda &repair, int32_t head, int32_t position,
+                                   bool of_o, int32_t column)
+{
+    if (of_o)
+        return load_element(repair.o.data, repair.o.dtype,
+                            o_row(repair, head, position) + column * repair.o.stride[3]);
+    return load_element(repair.q.data, repair.dtype,
+                        q_row(repair.shape, repair.q, head, position) + column);
 }
 
 /* A slice of FIT_SLICE columns of o and exact, or of q, of one head. */
@@ -119,26 +131,30 @@ static __global__ void __launch_bounds__(COLLECT_THREADS)
     float *residual = arrays.residual + (int64_t)head * arrays.rows * head_dim + column;
     const float *exact = repair.exact + (int64_t)head * shape.probes * head_dim + column;
     float sum = 0, rest_sum = 0, raw = 0, error = 0, norm = 0;
-#pragma unroll 4
-    for (int32_t row = thread / 32; row < shape.probes; row += COLLECT_THREADS / 32) {
-        int32_t place = room.position[row];
-        float value = 0, whole = of_o ? exact[row * head_dim] : 0;
-        norm += whole * whole;
-        if (place < 0)
-            continue;
-        if (of_o) {
-            value = load_element(repair.o.data, repair.o.dtype,
-                                 o_row(repair, head, place) + column * repair.o.stride[3]);
-            residual[row * head_dim] = whole - value;
-            rest_sum += whole - value;
-            error += (whole - value) * (whole - value);
-        } else {
-            value = load_element(repair.q.data, repair.dtype,
-                                 q_row(shape, repair.q, head, place) + column);
+    for (int32_t first = thread / 32; first < shape.probes; first += WARPS * TOGETHER) {
+        float value[TOGETHER], whole[TOGETHER];
+#pragma unroll
+        for (int32_t i = 0; i < TOGETHER; i++) {
+            int32_t row = first + i * WARPS, place = row < shape.probes ? room.position[row] : -1;
+            whole[i] = of_o && row < shape.probes ? exact[row * head_dim] : 0;
+            value[i] = place < 0 ? 0 : load_probe(repair, head, place, of_o, column);
         }
-        x[row * arrays.features] = value;
-        sum += value;
-        raw += value * value;
+#pragma unroll
+        for (int32_t i = 0; i < TOGETHER; i++) {
+            int32_t row = first + i * WARPS;
+            float rest = whole[i] - value[i];
+            norm += whole[i] * whole[i];
+            if (row >= shape.probes || room.position[row] < 0)
+                continue;
+            x[row * arrays.features] = value[i];
+            sum += value[i];
+            raw += value[i] * value[i];
+            if (of_o) {
+                residual[row * head_dim] = rest;
+                rest_sum += rest;
+                error += rest * rest;
+            }
+        }
     }
     float *means = arrays.mean + (int64_t)head * 3 * head_dim;
     float mean = column_sum(&room, sum) / (float)max(count, 1);
@@ -171,8 +187,8 @@ static __device__ float relative(double error, double norm)
     return error == 0 ? 0 : (float)sqrt(error / norm);
 }
 
-/* What rows would have lost and gained had the fit not seen them, in the thread's share. False where
- * rounding has eaten a leverage. */
+/* What rows would have lost and gained had the fit not seen them, in the thread's share. False
+ * where rounding has eaten a leverage. */
 static __device__ bool add_unseen(const struct fit_arrays &arrays, int32_t head, int32_t head_dim,
                                   double rows, double *unseen, double *gain, double *gain_squares)
 {

@@ -2,13 +2,13 @@
  * The correction: o += shift + [o, q] weight for the video rows of blocks that skip something, of
  * heads that repair_fit.cu's weights help, in place. Each row is read once and written once.
  *
- * Tensor cores, where q and o are of one half type and rows are whole vectors: a warp takes 16 rows
- * at a time. Which column of a row a place in a fragment stands for is free as long as all factors
- * agree; it is chosen so that a lane's 16 bytes of global memory are its share of two fragments of o
- * or q, and the sums that it ends up with are those of the very columns of o that it holds. So rows
- * never pass through shared memory, and warps wait for nobody. Weights lie in shared memory as
- * fragments, rounded to the type: that costs 2^-9 of a correction that is itself a small part of
- * o, which is rounded as well; the shift goes with the rounded weights.
+ * Tensor cores, where q and o are of one half type and rows are whole vectors: a warp takes 16
+ * rows at a time. Which column of a row a place in a fragment stands for is free as long as all
+ * factors agree; it is chosen so that a lane's 16 bytes of global memory are its share of two
+ * fragments of o or q, and the sums that it ends up with are those of the very columns of o that it
+ * holds. So rows never pass through shared memory, and warps wait for nobody. Weights lie in shared
+ * memory as fragments, rounded to the type: that costs 2^-9 of a correction that is itself a small
+ * part of o, which is rounded as well; the shift goes with the rounded weights.
  *
  * Elsewhere (F32, odd strides, mixed types) float32 FMAs, 32 rows a block, through shared memory.
  *
@@ -202,8 +202,8 @@ static __global__ void __launch_bounds__(APPLY_THREADS, apply_blocks<D>())
             correct_rows<Half, D>(repair, room, head, band * WARP_ROWS);
 }
 
-/* Enough shares for every multiprocessor to have several, unless they would be too short to be worth
- * fetching weights for. */
+/* Enough shares for every multiprocessor to have several, unless they would be too short to be
+ * worth fetching weights for. */
 template <typename Half, int D>
 static cudaError_t launch_packed(const struct repair_cuda *repair, const struct fit_arrays *arrays,
                                  cudaStream_t stream)

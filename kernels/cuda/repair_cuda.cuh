@@ -1,7 +1,7 @@
 /*
  * What the files of repair share on the device: where a fit keeps its matrices, the sums of a head,
- * elements of tensors of any type. repair.cu reads the probe rows, judges and delivers; repair_fit.cu
- * does the linear algebra; repair_apply.cu corrects rows.
+ * elements of tensors of any type. repair.cu reads the probe rows, judges and delivers;
+ * repair_fit.cu does the linear algebra; repair_apply.cu corrects rows.
  */
 #ifndef DRAFTATTN_KERNELS_CUDA_REPAIR_CUDA_CUH
 #define DRAFTATTN_KERNELS_CUDA_REPAIR_CUDA_CUH

@@ -11,10 +11,10 @@
  *
  * Four launches, each over (head, tile): gram, inverse, projections, what is left. Products are
  * tiles of 64 x 64 by tensor cores, each float in two parts of TF32 and three products of them: as
- * good as float32. The inverse has one block of threads a head: the lower half of the matrix lies in
- * registers, 8 x 8 a thread, and 8 pivots a step are swept, -(x^T x + L)^-1 being what is left at
- * the end. The lanes of warp 0 own the diagonal, and one of them inverts the next pivots while the
- * other warps are still busy. Float32 will do: the ridge keeps the condition number below
+ * good as float32. The inverse has one block of threads a head: the lower half of the matrix lies
+ * in registers, 8 x 8 a thread, and 8 pivots a step are swept, -(x^T x + L)^-1 being what is left
+ * at the end. The lanes of warp 0 own the diagonal, and one of them inverts the next pivots while
+ * the other warps are still busy. Float32 will do: the ridge keeps the condition number below
  * features / ridge.
  *
  * Bound: the inverse, by one multiprocessor's FMAs, 8.4 M for 256 features; tiles elsewhere are
@@ -219,8 +219,8 @@ static __global__ void __launch_bounds__(TILE_THREADS)
 /* ---- inverse -------------------------------------------------------------------------------- */
 
 /* Blocks stand in shared memory as they do in registers, [block][PIVOTS][PIVOTS], or as columns of
- * pivots: [pivot][of all blocks' elements 0 .. 3, then of all blocks' elements 4 .. 7], so that lanes
- * with neighbouring blocks read neighbouring vectors. */
+ * pivots: [pivot][of all blocks' elements 0 .. 3, then of all blocks' elements 4 .. 7], so that
+ * lanes with neighbouring blocks read neighbouring vectors. */
 template <int BLOCKS> struct sweep_room {
     float blocks[BLOCKS][BLOCK_FLOATS];    /* row k of the lower half, then column k: its owners' */
     float swept[BLOCKS][BLOCK_FLOATS];     /* what becomes of it */
@@ -292,7 +292,7 @@ static __device__ void publish(struct sweep_room<BLOCKS> *room, int32_t k, int32
     }
 }
 
-/* From blocks and pivots: panel, solved and swept, by all threads. Block k itself is no part of it. */
+/* From blocks and pivots: panel, solved and swept, by all threads; but for block k itself. */
 template <int BLOCKS> static __device__ void solve_panel(struct sweep_room<BLOCKS> *room, int32_t k)
 {
     constexpr int32_t ROWS = PIVOTS * BLOCKS;
