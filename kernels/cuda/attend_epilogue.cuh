@@ -4,7 +4,7 @@
  * warp in the layout that mma.sync and wgmma share, and for single elements.
  *
  * Four lanes hold a row, two columns of every eight each. Types of two bytes go through a transpose
- * of 4 x 4 words among them and leave as 16 bytes a lane; floats leave as 8, whole sectors either way.
+ * of 4 x 4 words among them and leave as 16 bytes a lane; floats leave as 8, whole sectors both.
  */
 #ifndef DRAFTATTN_KERNELS_CUDA_ATTEND_EPILOGUE_CUH
 #define DRAFTATTN_KERNELS_CUDA_ATTEND_EPILOGUE_CUH
@@ -17,7 +17,7 @@
 /* A row on its way out; data NULL = there is no such row. */
 struct row_out {
     char *data;
-    float *lse; /* NULL = not wanted */
+    float *lse;     /* NULL = not wanted */
     int64_t stride; /* in elements, of head_dim */
     draftattn_dtype dtype;
     bool vectors;
@@ -98,7 +98,7 @@ DEVICE void transpose_quad(uint32_t (&words)[4])
     words[3] = high ? words[3] : b;
 }
 
-/* One row of four lanes: columns 8 j + 2 (lane % 4) of value[2 j] and on. All lanes of a warp call. */
+/* A row of four lanes: columns 8 j + 2 (lane % 4) from value[2 j] on. All lanes of a warp call. */
 template <int D> DEVICE void store_row(const struct row_out &out, const float (&value)[D / 4])
 {
     const int quarter = threadIdx.x & 3;

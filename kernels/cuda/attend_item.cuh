@@ -76,8 +76,8 @@ DEVICE struct attend_item item_at(const struct attend_cuda &attend, int32_t inde
         return result;
     }
     result.head = item / shape.query_blocks;
-    const struct key_range rows = block_range(shape, item % shape.query_blocks, CUDA_QUERY_BLOCK,
-                                              shape.video_query_blocks);
+    const struct key_range rows =
+        block_range(shape, item % shape.query_blocks, CUDA_QUERY_BLOCK, shape.video_query_blocks);
     result.first = rows.first;
     result.rows = rows.count;
     if (attend.row_ptr) {
@@ -139,15 +139,13 @@ static inline struct attend_args attend_args_of(const struct attend_cuda *attend
 
     args.attend = *attend;
     args.scale_log2 = (float)(attend->shape.scale * 1.4426950408889634);
-    args.vectors_in = attend_aligned_rows(&attend->q, size) &&
-                      attend_aligned_rows(&attend->k, size) &&
-                      attend_aligned_rows(&attend->v, size) &&
-                      attend_aligned(attend->probe_q, 0, 0, 0, 1) &&
-                      attend_aligned(attend->low_k, 0, 0, 0, 1) &&
-                      attend_aligned(attend->low_v, 0, 0, 0, 1);
-    args.vectors_o = o->stride[3] == 1 && attend_aligned(o->data, o->stride[0], o->stride[1],
-                                                         o->stride[2],
-                                                         o->dtype == DRAFTATTN_F32 ? 4 : 2);
+    args.vectors_in =
+        attend_aligned_rows(&attend->q, size) && attend_aligned_rows(&attend->k, size) &&
+        attend_aligned_rows(&attend->v, size) && attend_aligned(attend->probe_q, 0, 0, 0, 1) &&
+        attend_aligned(attend->low_k, 0, 0, 0, 1) && attend_aligned(attend->low_v, 0, 0, 0, 1);
+    args.vectors_o =
+        o->stride[3] == 1 && attend_aligned(o->data, o->stride[0], o->stride[1], o->stride[2],
+                                            o->dtype == DRAFTATTN_F32 ? 4 : 2);
     args.vectors_exact = attend_aligned(attend->exact, 0, 0, 0, 1);
     return args;
 }

@@ -11,14 +11,14 @@
  * operands of w v need. Sums are rescaled only where the largest logit of a row grows, which after
  * some steps is rare.
  *
- * Bound by the tensor cores where 32 rows a warp share what it reads of k and v (4 warps, two CTAs
- * a multiprocessor: what one does not use while it takes exponentials the other does). Where shared
- * memory holds one CTA alone, 8 warps of 16 rows: those tensor cores are slow enough for it.
+ * Bound by the tensor cores where 32 rows a warp share what it reads of k and v (4 warps, two or
+ * three CTAs a multiprocessor: what one does not use while it takes exponentials others do). Where
+ * shared memory holds one CTA alone, 8 warps of 16 rows: those tensor cores are slow enough for it.
  *
  * Ladder: nothing measured yet.
- *   failed: moving a base only where a logit exceeds it by 2^8, for fewer rescalings: the weight of a
- *   row's largest key is rounded then, and rows that see one key lose 2^-9; dividing by the sum of
- *   rounded weights mends o, but not lse
+ *   failed: moving a base only where a logit exceeds it by 8, for fewer rescalings: the weight of
+ *   the largest key of a row is rounded then, and rows that see one key are off by 2^-9; dividing
+ *   by the sum of rounded weights mends o, but not lse
  */
 #include "attend_epilogue.cuh"
 
@@ -27,10 +27,11 @@
 
 enum {
     ROWS = CUDA_QUERY_BLOCK,
-    KEYS = 64,      /* of a step */
-    SLOTS = 3,      /* of the ring */
-    FAR = 512,      /* a base beyond it, times 2^-24, would show in the weights */
-    RESERVED = 1280 /* bytes of shared memory that a CTA takes beside its tiles */
+    KEYS = 64,        /* of a step */
+    MEANS = KEYS + 1, /* a count that says which keys */
+    SLOTS = 3,        /* of the ring */
+    FAR = 512,        /* a base beyond it, times 2^-24, would show in the weights */
+    RESERVED = 1280   /* bytes of shared memory that a CTA takes beside its tiles */
 };
 
 template <int D> struct tile {
@@ -165,10 +166,9 @@ struct work {
     int32_t exact_steps, steps; /* of exact keys, and with those of means; -1: no item is left */
 };
 
-/* 64 keys of an item: positions, or means. */
+/* Keys of an item: `count` positions, or where count is MEANS, as many means as a step has keys. */
 struct step {
     int32_t first, count;
-    bool means;
 };
 
 template <int D>
@@ -203,11 +203,11 @@ DEVICE struct step step_at(const struct shape_cuda &shape, const struct work &wo
     const int32_t entry = halves ? index >> 1 : index, exact = work.exact_steps;
 
     if (index >= exact)
-        return {(index - exact) * KEYS, KEYS, true}; /* there are rows up to the next 128 */
+        return {(index - exact) * KEYS, MEANS}; /* there are rows up to the next 128 */
     const int32_t *blocks = work.item.blocks;
     const struct key_range block = key_block_range(shape, blocks ? blocks[entry] : entry);
     const int32_t skip = halves ? (index & 1) * KEYS : 0;
-    return {block.first + skip, min(KEYS, block.count - skip), false};
+    return {block.first + skip, min(KEYS, block.count - skip)};
 }
 
 /* k or v of a step. */
@@ -215,8 +215,9 @@ template <int D, int THREADS>
 DEVICE void load_step(const struct source &source, const struct step &step, bool vectors,
                       uint32_t to)
 {
-    const int64_t stride = step.means ? tile<D>::row_bytes : source.stride;
-    const char *from = (step.means ? source.low : source.rows) + step.first * stride;
+    const bool means = step.count == MEANS;
+    const int64_t stride = means ? tile<D>::row_bytes : source.stride;
+    const char *from = (means ? source.low : source.rows) + step.first * stride;
 
     load_rows<D, THREADS, KEYS>(to, from, stride, step.count, vectors);
 }
@@ -275,7 +276,7 @@ template <int MT> DEVICE void close_keys(float (&s)[MT][KEYS / 2], int32_t count
     }
 }
 
-/* Products with means become base-2 logits: bias added, kept blocks and those past the end closed. */
+/* Products with means become base-2 logits: bias added, kept blocks and what is no block closed. */
 template <int MT>
 DEVICE void bias_means(float (&s)[MT][KEYS / 2], const float *bias, const uint32_t *kept,
                        float scale)
@@ -458,7 +459,7 @@ DEVICE void walk(struct sums<D, 8 / WARPS> &sums, const struct attend_args &args
         copy_commit();
         make_logits<T, D, MT>(s, q, ring + slot + chunks_first);
         slot = slot_after<D>(slot);
-        if (step.means) {
+        if (step.count == MEANS) {
             bias_means<MT>(s, attend.bias + step.first, work.item.kept + step.first / 32, scale);
             scale = 1;
         } else if (step.count < KEYS) {
@@ -496,8 +497,11 @@ DEVICE void deliver(struct sums<D, 8 / WARPS> &sums, const struct attend_args &a
     }
 }
 
+/* Blocks of 4 warps that a multiprocessor takes where shared memory allows. */
+template <int D> constexpr int resident = D == 64 ? 3 : 2;
+
 template <typename T, int D, int WARPS>
-__global__ void __launch_bounds__(32 * WARPS, WARPS == 4 ? 2 : 1)
+__global__ void __launch_bounds__(32 * WARPS, WARPS == 4 ? resident<D> : 1)
     attend_mma(const __grid_constant__ struct attend_args args)
 {
     extern __shared__ __align__(256) char tiles[];
@@ -510,7 +514,8 @@ __global__ void __launch_bounds__(32 * WARPS, WARPS == 4 ? 2 : 1)
     __syncthreads();
     while (works[turn].steps >= 0) {
         const struct work &work = works[turn];
-        struct sums<D, 8 / WARPS> sums = {};
+        struct sums<D, 8 / WARPS> sums = {
+        };
 
 #pragma unroll
         for (int m = 0; m < 8 / WARPS; m++) {
@@ -554,5 +559,5 @@ template <int D> static cudaError_t attend(const struct attend_cuda *attend, cud
     return launch<__nv_bfloat16, D>(attend, stream);
 }
 
-extern "C" const struct cuda_kernel attend_mma_d128_kernel = {80, 999, true, attend<128>};
-extern "C" const struct cuda_kernel attend_mma_d64_kernel = {80, 999, true, attend<64>};
+extern "C" const struct cuda_kernel attend_mma_d128_kernel = {80, 999, true, attend<128>, false};
+extern "C" const struct cuda_kernel attend_mma_d64_kernel = {80, 999, true, attend<64>, false};

@@ -50,8 +50,8 @@ DEVICE void scale_by(float4 &value, float factor)
 
 /* One tile: logits, weights, sums. Key i is open where open >> i & 1; bias NULL = none. */
 template <int D>
-DEVICE void attend_tile(struct row_state<D> &row, const float4 (*k)[D / 4], const float4 (*v)[D / 4],
-                        uint32_t open, const float *bias)
+DEVICE void attend_tile(struct row_state<D> &row, const float4 (*k)[D / 4],
+                        const float4 (*v)[D / 4], uint32_t open, const float *bias)
 {
     const int side = threadIdx.x & 1;
     float weight[KEYS], top = row.base;
@@ -208,5 +208,5 @@ template <int D> static cudaError_t attend(const struct attend_cuda *attend, cud
     return attend_launch((const void *)attend_plain<D>, &args, THREADS, 0, stream);
 }
 
-extern "C" const struct cuda_kernel attend_plain_d128_kernel = {80, 999, false, attend<128>};
-extern "C" const struct cuda_kernel attend_plain_d64_kernel = {80, 999, false, attend<64>};
+extern "C" const struct cuda_kernel attend_plain_d128_kernel = {80, 999, false, attend<128>, false};
+extern "C" const struct cuda_kernel attend_plain_d64_kernel = {80, 999, false, attend<64>, false};

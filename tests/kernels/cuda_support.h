@@ -104,7 +104,7 @@ struct device_buffer {
     size_t bytes, offset;
 };
 
-/* bytes of device memory, every one of them fill. With an offset, data is that much less aligned. */
+/* bytes of device memory, each of them fill. With an offset, data is that much less aligned. */
 static inline struct device_buffer device_make(size_t bytes, int fill, size_t offset = 0)
 {
     struct device_buffer buffer = {};
