@@ -4,40 +4,24 @@
  * A CTA takes items from the queue. Its producer warp copies queries, keys and values by TMA; two
  * consumer warpgroups own 64 query rows each. They take turns on the tensor cores (ping-pong), and
  * within one the product with V of a step runs under the softmax of the next. A step is 128 keys:
- * two slots of 64 that come from one block of 128, from two of 64, or are 128 block means.
+ * two slots of 64 that come from one block of 128, from two of 64, or are 128 block means. Queries
+ * and weights stay in registers.
  *
- * P stays in registers. The maximum of a row moves only when it would grow by more than 2^8: until
- * then weights above 1 do no harm to float sums, and the output is not rescaled.
+ * The softmax needs one maximum: the largest logit of a row's first step is its base throughout.
+ * Weights above 1 do no harm to float sums or to bfloat16, so nothing is compared and nothing
+ * rescaled from then on. Only a row whose later logits rise 2^64 above its first step's would leave
+ * the range: its sum tells, and its item is done again by the second kernel, which follows the
+ * maximum as usual and serves float16 too. In nearly every call it finds an empty queue.
  *
- * It refuses what TMA cannot read (see launch()); gather_pool.cu makes copies of that.
+ * It refuses what TMA cannot read; gather_pool.cu makes copies of that.
  *
- * Sources: FlashAttention-3, arXiv 2407.08608 (ping-pong, overlap within a warpgroup); lazy
- * rescaling after FlashAttention-4.
+ * Source: FlashAttention-3, arXiv 2407.08608 (ping-pong, overlap within a warpgroup).
  */
 #include "attend_epilogue.cuh"
 #include "attend_item.cuh"
 #include "hopper.cuh"
 
 #include <math.h>
-
-#ifndef Q_IN_REGISTERS
-#define Q_IN_REGISTERS 0
-#endif
-#ifndef LAZY
-#define LAZY 8.0f
-#endif
-#ifndef PASS
-#define PASS 1
-#endif
-#ifndef PINGPONG
-#define PINGPONG 1
-#endif
-#ifndef STAGES
-#define STAGES 2
-#endif
-#ifndef Q_BUFFERS
-#define Q_BUFFERS 2
-#endif
 
 namespace
 {
@@ -49,13 +33,26 @@ enum {
     PANEL = 64,              /* elements of a row under one 128-byte swizzle */
     PANEL_BYTES = KEYS * PANEL * 2,
     SLOT_BYTES = SLOT * PANEL * 2,
+    STAGES = 2,
     TILES = 2, /* items under way: one in the consumers, one ahead of them */
     CONSUMERS = 2,
     THREADS = 128 * (1 + CONSUMERS),
     ALL_VALID = SLOT | SLOT << 8,
-    /* Named barriers. */
-    TURN = 1, /* and 2: a consumer's turn to issue products */
-    GROUP = 3 /* and 4: a consumer by itself */
+    TURN = 1 /* and 2, named barriers: a consumer's turn to issue products */
+};
+
+/* A row's base moves when a logit rises so far above it, in powers of 2: to follow the maximum
+ * closely would only cost rescaling. */
+constexpr float LAZY = 8;
+/* Sums above it send an item to the second kernel. Far below what floats hold: the weighted values
+ * must stay in range too. */
+constexpr float LARGEST_SUM = 0x1p64f;
+
+/* What the first kernel leaves to the second, in the scratch of attend_cuda. */
+struct again {
+    int32_t *items, *turn; /* as attend_cuda has them */
+    uint32_t *bits;        /* one for each item of the call: it stands in the queue */
+    int32_t *queue;
 };
 
 struct arguments {
@@ -63,14 +60,16 @@ struct arguments {
     struct attend_args args;
     int32_t mean_steps; /* of an item that skips something */
     float to_sums;      /* what turns base-2 logits into products of q and k */
+    struct again again; /* queue NULL = there is no second kernel */
+    bool second;        /* this is it */
 };
 
 template <int D> struct storage {
     static constexpr int BYTES = KEYS * D * 2;
-    uint8_t q[Q_BUFFERS][BYTES];
+    uint8_t q[BYTES];
     uint8_t k[STAGES][BYTES];
     uint8_t v[STAGES][BYTES];
-    uint64_t q_full[Q_BUFFERS], q_empty[Q_BUFFERS];
+    uint64_t q_full, q_empty;
     uint64_t k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
     uint64_t tile_full[TILES], tile_empty[TILES];
     int32_t item[TILES]; /* place in the queue; -1: there are no more */
@@ -202,11 +201,12 @@ DEVICE void load_keys_and_values(storage<D> &s, const arguments &a, list_window 
 }
 
 /* The next place in the queue; -1 where there is none. */
-DEVICE int next_place(const attend_cuda &attend, int lane)
+DEVICE int next_place(const arguments &a, int lane)
 {
-    int place = lane == 0 ? atomicAdd(attend.counter, 1) : 0;
+    int place = lane == 0 ? atomicAdd(a.args.attend.counter, 1) : 0;
+    int items = a.second ? *a.again.items : a.args.attend.items;
     place = __shfl_sync(~0u, place, 0);
-    return place < attend.items ? place : -1;
+    return place < items ? place : -1;
 }
 
 template <int D> DEVICE void produce(storage<D> &s, const arguments &a, int lane)
@@ -214,7 +214,7 @@ template <int D> DEVICE void produce(storage<D> &s, const arguments &a, int lane
     const attend_cuda &attend = a.args.attend;
     uint32_t turn = 0, queries = 0;
     for (uint32_t tile = 0;; tile++) {
-        int place = next_place(attend, lane), slot = place_of<TILES>(tile);
+        int place = next_place(a, lane), slot = place_of<TILES>(tile);
         mbarrier_wait(&s.tile_empty[slot], parity_of<TILES>(tile) ^ 1);
         if (lane == 0) {
             s.item[slot] = place;
@@ -228,14 +228,11 @@ template <int D> DEVICE void produce(storage<D> &s, const arguments &a, int lane
                           item.head / attend.shape.entry_heads};
         if (steps.all == 0)
             continue;
-        int buffer = place_of<Q_BUFFERS>(queries);
-        mbarrier_wait(&s.q_empty[buffer], parity_of<Q_BUFFERS>(queries) ^ 1);
+        mbarrier_wait(&s.q_empty, parity_of<1>(queries++) ^ 1);
         if (lane == 0) {
-            mbarrier_expect(&s.q_full[buffer], storage<D>::BYTES);
-            load_tile<D>(item.probe ? &a.probe_q : &a.q, item.first, of, s.q[buffer],
-                         &s.q_full[buffer]);
+            mbarrier_expect(&s.q_full, storage<D>::BYTES);
+            load_tile<D>(item.probe ? &a.probe_q : &a.q, item.first, of, s.q, &s.q_full);
         }
-        queries++;
         list_window entries = {item.blocks, item.count};
         load_keys_and_values(s, a, entries, of, steps, turn, lane);
         turn += steps.all;
@@ -250,24 +247,21 @@ template <int D> DEVICE void produce(storage<D> &s, const arguments &a, int lane
  */
 
 template <int D, typename T>
-DEVICE void multiply_keys(float (&sums)[64], const uint32_t *q_registers, uint32_t q, uint32_t k)
+DEVICE void multiply_keys(float (&sums)[64], const uint32_t (&q)[D / 4], const uint8_t *keys)
 {
+    uint32_t k = matrix_word(shared_address(keys), 0);
 #pragma unroll
-    for (int i = 0; i < D / 16; i++) {
-        uint32_t at = i / 4 * PANEL_BYTES + i % 4 * 32;
-        if constexpr (Q_IN_REGISTERS)
-            wgmma<T, false>(sums, q_registers + 4 * i, matrix_descriptor(k + at, 0), i != 0);
-        else
-            wgmma<T>(sums, matrix_descriptor(q + at, 0), matrix_descriptor(k + at, 0), i != 0);
-    }
+    for (int i = 0; i < D / 16; i++)
+        wgmma<T, false>(sums, q + 4 * i, k + (i / 4 * PANEL_BYTES + i % 4 * 32) / 16, i != 0);
 }
 
 template <int D, typename T>
-DEVICE void multiply_values(float (&o)[D / 2], const uint32_t (&p)[32], uint32_t v)
+DEVICE void multiply_values(float (&o)[D / 2], const uint32_t (&p)[32], const uint8_t *values)
 {
+    uint32_t v = matrix_word(shared_address(values), PANEL_BYTES);
 #pragma unroll
     for (int i = 0; i < KEYS / 16; i++)
-        wgmma<T, true>(o, p + 4 * i, matrix_descriptor(v + i * 2048, PANEL_BYTES), 1);
+        wgmma<T, true>(o, p + 4 * i, v + i * 2048 / 16, 1);
 }
 
 /* Takes out the keys that do not count. */
@@ -302,17 +296,17 @@ DEVICE void weigh_means(float (&sums)[64], const arguments &a, const uint32_t *k
     }
 }
 
-/* Of a thread's two rows; sum holds the thread's own columns until the end. */
+/* Of a thread's two rows. */
 struct softmax_rows {
-    float top[2], sum[2];
-    float shrink[2]; /* of what was gathered before; used where grown */
-    bool grown;
+    float base[2];   /* taken off base-2 logits; -INFINITY: nothing has counted yet */
+    float sum[2];    /* of the thread's own columns */
+    float shrink[2]; /* of what was gathered, where the base has moved */
+    bool moved;
 };
 
-/* Logits to weights, in place. */
-template <bool FIRST> DEVICE void soften(float (&sums)[64], softmax_rows &rows, float scale)
+/* Largest base-2 logits of the rows, each by its four lanes. */
+DEVICE void find_largest(const float (&sums)[64], float scale, float (&top)[2])
 {
-    float top[2];
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         float even = fmaxf(sums[2 * h], sums[2 * h + 1]);
@@ -327,29 +321,44 @@ template <bool FIRST> DEVICE void soften(float (&sums)[64], softmax_rows &rows, 
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 1));
-        top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 2));
+        top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 2)) * scale;
     }
-    rows.grown = false;
-    if constexpr (FIRST) {
-        rows.top[0] = top[0], rows.top[1] = top[1];
-    } else {
-        /* Where nothing has been seen yet, any finite logit is growth. */
-        rows.grown = __any_sync(~0u, (top[0] - rows.top[0]) * scale > LAZY ||
-                                         (top[1] - rows.top[1]) * scale > LAZY);
-        if (rows.grown) {
+}
+
+/* All rows of a warp move together: the branch stays uniform. */
+DEVICE void move_base(softmax_rows &rows, const float (&top)[2])
+{
+    rows.moved = __any_sync(~0u, top[0] - rows.base[0] > LAZY || top[1] - rows.base[1] > LAZY);
+    if (!rows.moved)
+        return;
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                float old = rows.top[h];
-                rows.top[h] = fmaxf(old, top[h]);
-                rows.shrink[h] = old == -INFINITY ? 0 : exp2_fast((old - rows.top[h]) * scale);
-                rows.sum[h] *= rows.shrink[h];
-            }
-        }
+    for (int h = 0; h < 2; h++) {
+        float old = rows.base[h];
+        rows.base[h] = fmaxf(old, top[h]);
+        rows.shrink[h] = old == -INFINITY ? 0 : exp2_fast(old - rows.base[h]);
+        rows.sum[h] *= rows.shrink[h];
+    }
+}
+
+/* Logits to weights, in place. FOLLOW: the base follows the maximum, else it is the first step's. */
+template <bool FOLLOW, bool FIRST>
+DEVICE void soften(float (&sums)[64], softmax_rows &rows, float scale)
+{
+    float top[2];
+    rows.moved = false;
+    if constexpr (FIRST) {
+        find_largest(sums, scale, rows.base);
+    } else if constexpr (FOLLOW) {
+        find_largest(sums, scale, top);
+        move_base(rows, top);
     }
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        float base = rows.top[h] == -INFINITY ? 0 : rows.top[h] * scale;
-        float even = 0, odd = 0;
+        float base = rows.base[h], even = 0, odd = 0;
+        if (FIRST || FOLLOW)
+            base = base == -INFINITY ? 0 : base;
+        if (FIRST && !FOLLOW)
+            rows.base[h] = base;
 #pragma unroll
         for (int g = 0; g < 16; g++) {
             float &a = sums[4 * g + 2 * h], &b = sums[4 * g + 2 * h + 1];
@@ -369,42 +378,41 @@ template <typename T> DEVICE void round_weights(const float (&sums)[64], uint32_
         p[i] = pack<T>(sums[2 * i], sums[2 * i + 1]);
 }
 
-/* The warp's queries as the products take them from registers. */
+/* The warp's queries as products take them from registers. */
 template <int D> DEVICE void read_queries(uint32_t (&q)[D / 4], const uint8_t *rows)
 {
     int lane = threadIdx.x % 32, row = lane % 16;
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
         int chunk = 2 * i + lane / 16;
-        uint32_t at =
-            shared_address(rows + chunk / 8 * PANEL_BYTES + row * 128 + ((chunk ^ row) % 8) * 16);
+        const uint8_t *at = rows + chunk / 8 * PANEL_BYTES + row * 128 + ((chunk ^ row) % 8) * 16;
         asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                      : "=r"(q[4 * i]), "=r"(q[4 * i + 1]), "=r"(q[4 * i + 2]), "=r"(q[4 * i + 3])
-                     : "r"(at)
+                     : "r"(shared_address(at))
                      : "memory");
     }
 }
 
-/* What a consumer holds while it works on an item. */
+/* What a consumer works on. */
 template <int D> struct rows_state {
+    int group;            /* the consumer */
+    const uint32_t *kept; /* of the item */
+    uint32_t q[D / 4];
     float sums[64]; /* logits, then weights */
-    float o[D / 2];
     uint32_t p[32]; /* rounded weights */
+    float o[D / 2];
     softmax_rows softmax;
 };
 
-/* Products of both operands wait for the consumer's turn, so that the softmax of one runs under the
- * products of the other. */
+/* Products are issued in turns, so that the softmax of one consumer runs under those of the other. */
 DEVICE void take_turn(int group)
 {
-    if (PINGPONG)
-        barrier_sync(TURN + group, 256);
+    barrier_sync(TURN + group, 128 * CONSUMERS);
 }
 
 DEVICE void pass_turn(int group)
 {
-    if (PINGPONG)
-        barrier_arrive(TURN + 1 - group, 256);
+    barrier_arrive(TURN + 1 - group, 128 * CONSUMERS);
 }
 
 /* One thread of a consumer says that it is done with a place. */
@@ -414,70 +422,66 @@ DEVICE void release(uint64_t *empty)
         mbarrier_arrive(empty);
 }
 
-DEVICE void weigh_or_mask(float (&sums)[64], const arguments &a, const uint32_t *kept, int valid)
+template <int D, bool FOLLOW, bool FIRST>
+DEVICE void to_weights(const arguments &a, rows_state<D> &rows, int valid)
 {
+    settle(rows.sums);
     if (valid < 0)
-        weigh_means(sums, a, kept, ~valid);
+        weigh_means(rows.sums, a, rows.kept, ~valid);
     else if (valid != ALL_VALID)
-        mask_keys(sums, valid);
+        mask_keys(rows.sums, valid);
+    soften<FOLLOW, FIRST>(rows.sums, rows.softmax, a.args.scale_log2);
 }
 
-template <int D, typename T>
-DEVICE void first_step(storage<D> &s, const arguments &a, rows_state<D> &rows,
-                       const uint32_t *q_registers, uint32_t q, const uint32_t *kept, uint32_t turn,
-                       int group)
+template <int D, typename T, bool FOLLOW>
+DEVICE void first_step(storage<D> &s, const arguments &a, rows_state<D> &rows, uint32_t turn)
 {
     int at = place_of<STAGES>(turn);
     mbarrier_wait(&s.k_full[at], parity_of<STAGES>(turn));
     int valid = s.valid[at];
-    take_turn(group);
+    take_turn(rows.group);
     settle(rows.sums);
     wgmma_fence();
-    multiply_keys<D, T>(rows.sums, q_registers, q, shared_address(s.k[at]));
+    multiply_keys<D, T>(rows.sums, rows.q, s.k[at]);
     wgmma_commit();
-    pass_turn(group);
+    pass_turn(rows.group);
     wgmma_wait<0>();
-    settle(rows.sums);
     release(&s.k_empty[at]);
-    weigh_or_mask(rows.sums, a, kept, valid);
-    soften<true>(rows.sums, rows.softmax, a.args.scale_log2);
+    to_weights<D, FOLLOW, true>(a, rows, valid);
 }
 
 /* The weights of the turn before meet their values, under the way to the weights of this turn. */
-template <int D, typename T>
-DEVICE void next_step(storage<D> &s, const arguments &a, rows_state<D> &rows,
-                      const uint32_t *q_registers, uint32_t q, const uint32_t *kept, uint32_t turn,
-                      int group)
+template <int D, typename T, bool FOLLOW>
+DEVICE void next_step(storage<D> &s, const arguments &a, rows_state<D> &rows, uint32_t turn)
 {
     int at = place_of<STAGES>(turn), last = place_of<STAGES>(turn - 1);
     mbarrier_wait(&s.k_full[at], parity_of<STAGES>(turn));
     int valid = s.valid[at];
+    /* Waiting for these between the products would make the compiler serialise them. */
     mbarrier_wait(&s.v_full[last], parity_of<STAGES>(turn - 1));
-    take_turn(group);
+    take_turn(rows.group);
     settle(rows.sums);
     settle(rows.o);
     settle(rows.p);
     wgmma_fence();
-    multiply_keys<D, T>(rows.sums, q_registers, q, shared_address(s.k[at]));
+    multiply_keys<D, T>(rows.sums, rows.q, s.k[at]);
     wgmma_commit();
-    multiply_values<D, T>(rows.o, rows.p, shared_address(s.v[last]));
+    multiply_values<D, T>(rows.o, rows.p, s.v[last]);
     wgmma_commit();
-    pass_turn(group);
+    pass_turn(rows.group);
     wgmma_wait<1>();
-    settle(rows.sums);
     release(&s.k_empty[at]);
-    weigh_or_mask(rows.sums, a, kept, valid);
-    soften<false>(rows.sums, rows.softmax, a.args.scale_log2);
+    to_weights<D, FOLLOW, false>(a, rows, valid);
 }
 
 /* Waits for the products with values that are under way, and prepares the next ones. */
-template <int D, typename T> DEVICE void close_step(rows_state<D> &rows)
+template <int D, typename T, bool FOLLOW> DEVICE void close_step(rows_state<D> &rows)
 {
     wgmma_wait<0>();
     settle(rows.o);
     settle(rows.p);
     round_weights<T>(rows.sums, rows.p);
-    if (rows.softmax.grown) {
+    if (FOLLOW && rows.softmax.moved) {
 #pragma unroll
         for (int i = 0; i < D / 2; i++)
             rows.o[i] *= rows.softmax.shrink[i / 2 % 2];
@@ -492,7 +496,7 @@ DEVICE void last_values(storage<D> &s, rows_state<D> &rows, uint32_t turn)
     settle(rows.o);
     settle(rows.p);
     wgmma_fence();
-    multiply_values<D, T>(rows.o, rows.p, shared_address(s.v[last]));
+    multiply_values<D, T>(rows.o, rows.p, s.v[last]);
     wgmma_commit();
     wgmma_wait<0>();
     settle(rows.o);
@@ -503,87 +507,94 @@ DEVICE void last_values(storage<D> &s, rows_state<D> &rows, uint32_t turn)
  * The wait for the values of a step stands behind the loop's branch: in front of it, the compiler
  * would move the wait ahead of the exponentials, and nothing would run under the products.
  */
-template <int D, typename T>
-DEVICE void all_steps(storage<D> &s, const arguments &a, rows_state<D> &rows,
-                      const uint32_t *q_registers, uint32_t q, uint64_t *q_empty,
-                      const uint32_t *kept, uint32_t turn, int steps, int group)
+template <int D, typename T, bool FOLLOW>
+DEVICE void all_steps(storage<D> &s, const arguments &a, rows_state<D> &rows, uint32_t turn,
+                      int steps)
 {
-    first_step<D, T>(s, a, rows, q_registers, q, kept, turn, group);
+    first_step<D, T, FOLLOW>(s, a, rows, turn);
 #pragma unroll 1
     for (int j = 1; j < steps; j++) {
-        close_step<D, T>(rows);
+        close_step<D, T, FOLLOW>(rows);
         if (j > 1)
             release(&s.v_empty[place_of<STAGES>(turn + j - 2)]);
-        next_step<D, T>(s, a, rows, q_registers, q, kept, turn + j, group);
+        next_step<D, T, FOLLOW>(s, a, rows, turn + j);
     }
-    release(q_empty);
-    close_step<D, T>(rows);
+    close_step<D, T, FOLLOW>(rows);
     if (steps > 1)
         release(&s.v_empty[place_of<STAGES>(turn + steps - 2)]);
     last_values<D, T>(s, rows, turn + steps - 1);
 }
 
-/* o divided by the sums of the four lanes that hold a row. */
-template <int D>
-DEVICE void deliver(const arguments &a, const attend_item &item, const rows_state<D> &rows, int row)
+/* Into the queue of the second kernel, once. */
+DEVICE void do_again(const arguments &a, int item)
 {
-    float base[2], sum[2];
+    uint32_t bit = 1u << item % 32;
+    if (!(atomicOr(a.again.bits + item / 32, bit) & bit))
+        a.again.queue[atomicAdd(a.again.items, 1)] = item;
+}
+
+/* o over the sums of the four lanes that hold a row. */
+template <int D, bool FOLLOW>
+DEVICE void deliver(const arguments &a, const attend_item &item, int place, rows_state<D> &rows)
+{
+    int row = rows.group * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+    float sum[2];
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        base[h] = rows.softmax.top[h] * a.args.scale_log2;
         sum[h] = rows.softmax.sum[h];
         sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
         sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
     }
-    deliver_rows<D>(a.args, item, row, rows.o, base, sum);
+    deliver_rows<D>(a.args, item, row, rows.o, rows.softmax.base, sum);
+    if (!FOLLOW && __any_sync(~0u, !(sum[0] < LARGEST_SUM && sum[1] < LARGEST_SUM)) &&
+        threadIdx.x % 32 == 0)
+        do_again(a, a.args.attend.queue ? __ldg(a.args.attend.queue + place) : place);
 }
 
-template <int D, typename T> DEVICE void consume(storage<D> &s, const arguments &a, int group)
+template <int D, typename T, bool FOLLOW>
+DEVICE void consume(storage<D> &s, const arguments &a, int group)
 {
     rows_state<D> rows;
-    uint32_t q_registers[Q_IN_REGISTERS ? D / 4 : 4];
     uint32_t turn = 0, queries = 0;
-    int first = group * 64 + threadIdx.x / 32 % 4 * 16; /* row of the warp */
+    rows.group = group;
     if (group == 1)
         pass_turn(group); /* the first turn is the other's */
     for (uint32_t tile = 0;; tile++) {
         int slot = place_of<TILES>(tile);
         mbarrier_wait(&s.tile_full[slot], parity_of<TILES>(tile));
-        int place = s.item[slot];
-        __syncwarp();
+        int place = uniform(s.item[slot]);
         if (threadIdx.x % 32 == 0)
             mbarrier_arrive(&s.tile_empty[slot]);
         if (place < 0)
             return;
         attend_item item = item_at(a.args.attend, place);
-        int steps = steps_of(a, item).all;
+        int steps = uniform(steps_of(a, item).all);
+        rows.kept = item.kept;
         rows.softmax = {{-INFINITY, -INFINITY}};
 #pragma unroll
         for (int i = 0; i < D / 2; i++)
             rows.o[i] = 0;
         if (steps > 0) {
-            int buffer = place_of<Q_BUFFERS>(queries);
-            uint32_t q = shared_address(s.q[buffer]) + group * 64 * 128;
-            mbarrier_wait(&s.q_full[buffer], parity_of<Q_BUFFERS>(queries++));
-            if constexpr (Q_IN_REGISTERS)
-                read_queries<D>((uint32_t(&)[D / 4]) q_registers, s.q[buffer] + first * 128);
-            all_steps<D, T>(s, a, rows, q_registers, q, &s.q_empty[buffer], item.kept, turn, steps,
-                            group);
+            mbarrier_wait(&s.q_full, parity_of<1>(queries++));
+            read_queries<D>(rows.q, s.q + (group * 64 + threadIdx.x % 128 / 32 * 16) * 128);
+            __syncwarp();
+            if (threadIdx.x % 32 == 0)
+                mbarrier_arrive(&s.q_empty);
+            all_steps<D, T, FOLLOW>(s, a, rows, turn, steps);
             turn += steps;
         }
-        deliver<D>(a, item, rows, first + threadIdx.x % 32 / 4);
+        deliver<D, FOLLOW>(a, item, place, rows);
     }
 }
 
-template <int D, typename T>
+template <int D, typename T, bool FOLLOW>
 __global__ void __launch_bounds__(THREADS, 1) attend_kernel(const __grid_constant__ arguments a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     extern __shared__ uint8_t memory[];
     storage<D> &s = *(storage<D> *)(memory + (1024 - shared_address(memory) % 1024) % 1024);
     if (threadIdx.x == 0) {
-        for (int i = 0; i < Q_BUFFERS; i++)
-            mbarrier_init(&s.q_full[i], 1), mbarrier_init(&s.q_empty[i], CONSUMERS);
+        mbarrier_init(&s.q_full, 1), mbarrier_init(&s.q_empty, 4 * CONSUMERS);
         for (int i = 0; i < STAGES; i++) {
             mbarrier_init(&s.k_full[i], 1), mbarrier_init(&s.k_empty[i], CONSUMERS);
             mbarrier_init(&s.v_full[i], 1), mbarrier_init(&s.v_empty[i], CONSUMERS);
@@ -599,7 +610,7 @@ __global__ void __launch_bounds__(THREADS, 1) attend_kernel(const __grid_constan
             produce<D>(s, a, threadIdx.x);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        consume<D, T>(s, a, threadIdx.x / 128 - 1);
+        consume<D, T, FOLLOW>(s, a, uniform(threadIdx.x / 128 - 1));
     }
 #endif
 }
@@ -683,24 +694,44 @@ cudaError_t launch(const void *kernel, arguments &a, int bytes, cudaStream_t str
     if (error != cudaSuccess)
         return error;
     int items = a.args.attend.items, ctas = items < processors ? items : processors;
-    if (ctas == 0)
-        return cudaSuccess;
     error = cudaLaunchKernel(kernel, dim3(ctas), dim3(THREADS), parameters, bytes, stream);
     return error != cudaSuccess ? error : cudaGetLastError();
+}
+
+/* Lays the second kernel's queue out over the scratch and empties it. */
+cudaError_t open_again(arguments &a, cudaStream_t stream)
+{
+    const attend_cuda &attend = a.args.attend;
+    int64_t words = attend.items / 32 + 1;
+    a.again.items = attend.scratch;
+    a.again.turn = attend.scratch + 1;
+    a.again.bits = (uint32_t *)attend.scratch + 2;
+    a.again.queue = attend.scratch + 2 + words;
+    return cudaMemsetAsync(attend.scratch, 0, (size_t)(2 + words) * sizeof(int32_t), stream);
 }
 
 template <int D> cudaError_t attend(const struct attend_cuda *attend, cudaStream_t stream)
 {
     arguments a = {};
+    int bytes = (int)sizeof(storage<D>) + 1024;
+    if (attend->items == 0)
+        return cudaSuccess;
     if (!fill_arguments(*attend, a))
         return cudaErrorInvalidValue;
-    const void *kernel = attend->dtype == DRAFTATTN_F16
-                             ? (const void *)attend_kernel<D, __half>
-                             : (const void *)attend_kernel<D, __nv_bfloat16>;
-    return launch(kernel, a, (int)sizeof(storage<D>) + 1024, stream);
+    if (attend->dtype == DRAFTATTN_F16)
+        return launch((const void *)attend_kernel<D, __half, true>, a, bytes, stream);
+    cudaError_t error = open_again(a, stream);
+    if (error == cudaSuccess)
+        error = launch((const void *)attend_kernel<D, __nv_bfloat16, false>, a, bytes, stream);
+    if (error != cudaSuccess)
+        return error;
+    a.second = true;
+    a.args.attend.queue = a.again.queue;
+    a.args.attend.counter = a.again.turn;
+    return launch((const void *)attend_kernel<D, __nv_bfloat16, true>, a, bytes, stream);
 }
 
 } // namespace
 
-extern "C" const struct cuda_kernel attend_sm90_d128_kernel = {90, 90, true, attend<128>};
-extern "C" const struct cuda_kernel attend_sm90_d64_kernel = {90, 90, true, attend<64>};
+extern "C" const struct cuda_kernel attend_sm90_d128_kernel = {90, 90, true, attend<128>, true};
+extern "C" const struct cuda_kernel attend_sm90_d64_kernel = {90, 90, true, attend<64>, true};

@@ -390,6 +390,7 @@ static cudaError_t enqueue_attend(const struct run *run)
                                  .v = rows_of(run, run->v, scratch.v),
                                  .queue = scratch.queue,
                                  .counter = scratch.counter,
+                                 .scratch = scratch.attend,
                                  .o = *run->o};
     attend.items = attend.shape.heads * attend.shape.query_blocks;
     if (run->lse)

@@ -90,6 +90,13 @@ DEVICE void barrier_arrive(int barrier, int threads)
 
 /* ---- numbers ---- */
 
+/* A value that is the same in all lanes, told to the compiler: what is made from it stays out of the
+ * vector registers. */
+DEVICE int uniform(int x)
+{
+    return __reduce_max_sync(~0u, x);
+}
+
 DEVICE float exp2_fast(float x)
 {
     float y;
@@ -141,13 +148,19 @@ template <int PENDING> DEVICE void wgmma_wait(void)
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
-/* A matrix in shared memory in panels of 64 elements a row, 128-byte swizzle: 8 rows are 1024 bytes.
- * lead: bytes from one panel to the next where the product walks over panels (columns of V), else 0. */
-DEVICE uint64_t matrix_descriptor(uint32_t address, uint32_t lead)
+/*
+ * A matrix in shared memory in panels of 64 elements a row, 128-byte swizzle: 8 rows are 1024 bytes.
+ * This is the low word of its descriptor; the high word is the same for all. lead: bytes from one
+ * panel to the next where a product walks over panels (columns of V), else 0. Moving on by bytes
+ * adds bytes / 16.
+ */
+DEVICE uint32_t matrix_word(uint32_t address, uint32_t lead)
 {
-    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)(lead >> 4) << 16 |
-           (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+    return (address & 0x3ffff) >> 4 | lead >> 4 << 16;
 }
+
+/* 1024 bytes from 8 rows to the next 8; 128-byte swizzle. */
+#define MATRIX_HIGH_WORD "0x40000040"
 
 #define SUMS_32                                                                                    \
     "%0, %1, %2, %3, %4, %5, %6, %7, "                                                             \
@@ -182,25 +195,28 @@ DEVICE uint64_t matrix_descriptor(uint32_t address, uint32_t lead)
         "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), \
         "+f"(d[63])
 
-/* d[64][N] = a b, or d += it where accumulate: a [64][16] in registers or by descriptor, b [16][N] by
- * descriptor; keys are rows of b^T: along K where b is not TRANSPOSED, along N where it is. */
+/* d[64][N] = a b, or d += it where accumulate: a [64][16] in registers or by matrix_word(), b [16][N]
+ * by it, read along K where it is not TRANSPOSED, along N where it is. */
 #define WGMMA_RS(n, type, sums, outs, a0, a1, a2, a3, b, accumulates, transposed)                  \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " accumulates ", 0;\n"                          \
+    asm volatile("{\n.reg .pred p;\n.reg .b64 db;\nsetp.ne.b32 p, " accumulates ", 0;\n"           \
+                 "mov.b64 db, {" b ", " MATRIX_HIGH_WORD "};\n"                                    \
                  "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" sums "}, "    \
-                 "{" a0 ", " a1 ", " a2 ", " a3 "}, " b ", p, 1, 1, " transposed ";\n}\n"          \
+                 "{" a0 ", " a1 ", " a2 ", " a3 "}, db, p, 1, 1, " transposed ";\n}\n"             \
                  : outs(d)                                                                         \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b_descriptor), "r"(accumulate), \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_word), "r"(accumulate),       \
                    "n"(TRANSPOSED))
 
 #define WGMMA_SS(n, type, sums, outs, a, b, accumulates)                                           \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " accumulates ", 0;\n"                          \
-                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" sums "}, " a  \
-                 ", " b ", p, 1, 1, 0, 0;\n}\n"                                                    \
+    asm volatile("{\n.reg .pred p;\n.reg .b64 da, db;\nsetp.ne.b32 p, " accumulates ", 0;\n"       \
+                 "mov.b64 da, {" a ", " MATRIX_HIGH_WORD "};\n"                                    \
+                 "mov.b64 db, {" b ", " MATRIX_HIGH_WORD "};\n"                                    \
+                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" sums "}, "    \
+                 "da, db, p, 1, 1, 0, 0;\n}\n"                                                     \
                  : outs(d)                                                                         \
-                 : "l"(a_descriptor), "l"(b_descriptor), "r"(accumulate))
+                 : "r"(a_word), "r"(b_word), "r"(accumulate))
 
 template <typename T, bool TRANSPOSED>
-DEVICE void wgmma(float (&d)[64], const uint32_t *a, uint64_t b_descriptor, int accumulate)
+DEVICE void wgmma(float (&d)[64], const uint32_t *a, uint32_t b_word, int accumulate)
 {
     if constexpr (std::is_same_v<T, __half>)
         WGMMA_RS("128", "f16", SUMS_64, SUMS_64_OUT, "%64", "%65", "%66", "%67", "%68", "%69",
@@ -211,7 +227,7 @@ DEVICE void wgmma(float (&d)[64], const uint32_t *a, uint64_t b_descriptor, int 
 }
 
 template <typename T, bool TRANSPOSED>
-DEVICE void wgmma(float (&d)[32], const uint32_t *a, uint64_t b_descriptor, int accumulate)
+DEVICE void wgmma(float (&d)[32], const uint32_t *a, uint32_t b_word, int accumulate)
 {
     if constexpr (std::is_same_v<T, __half>)
         WGMMA_RS("64", "f16", SUMS_32, SUMS_32_OUT, "%32", "%33", "%34", "%35", "%36", "%37",
@@ -222,7 +238,7 @@ DEVICE void wgmma(float (&d)[32], const uint32_t *a, uint64_t b_descriptor, int 
 }
 
 template <typename T>
-DEVICE void wgmma(float (&d)[64], uint64_t a_descriptor, uint64_t b_descriptor, int accumulate)
+DEVICE void wgmma(float (&d)[64], uint32_t a_word, uint32_t b_word, int accumulate)
 {
     if constexpr (std::is_same_v<T, __half>)
         WGMMA_SS("128", "f16", SUMS_64, SUMS_64_OUT, "%64", "%65", "%66");

@@ -112,6 +112,7 @@ bool scratch_cuda_open(const struct problem *problem, void *base, struct scratch
         place(&placer, carve_product(rows, cuda_mean_rows(&shape) / 32), sizeof(*scratch->kept));
     scratch->queue = place(&placer, items, sizeof(*scratch->queue));
     scratch->counter = place(&placer, 1, sizeof(*scratch->counter));
+    scratch->attend = place(&placer, cuda_attend_scratch(items), sizeof(*scratch->attend));
     scratch->select = place(&placer, (int64_t)cuda_select_scratch(&shape), 1);
     scratch->list = place(&placer, (int64_t)cuda_list_scratch(&shape), 1);
     if (problem->probes > 0)

@@ -23,7 +23,7 @@ struct scratch_cuda {
     void *low_k, *low_v;
     float *bias;
     uint32_t *kept;
-    int32_t *queue, *counter;
+    int32_t *queue, *counter, *attend;
     void *probe_q;
     float *exact;
     void *select, *list, *repair;

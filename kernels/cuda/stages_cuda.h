@@ -82,8 +82,10 @@ cudaError_t cuda_gather_pool(const struct pool_cuda *pool, cudaStream_t stream);
 
 /* ---- draft_map.cu --------------------------------------------------------------------------- */
 
-/* map [heads][video_query_blocks][video_key_blocks] = softmax_J(scale * mean_q(I) . mean_k(J) + log n_J),
- * times scale * sqrt(sum_d mean_q[d]^2 spread_k[d]) where spread_k is not NULL. Products in float32 (no TF32). */
+/* map [heads][video_query_blocks][video_key_blocks] =
+ *     softmax_J(scale * mean_q(I) . mean_k(J) + log n_J),
+ * times scale * sqrt(sum_d mean_q[d]^2 spread_k[d]) where spread_k is not NULL. Products in float32
+ * (no TF32). mean_q, mean_k and spread_k begin at multiples of 16 bytes. */
 cudaError_t cuda_draft_map(const struct shape_cuda *shape, const float *mean_q, const float *mean_k,
                            const float *spread_k, float *map, cudaStream_t stream);
 
@@ -143,6 +145,12 @@ struct rows_cuda {
     int64_t stride_entry, stride_head, stride_token; /* in elements; see entry_heads */
 };
 
+/* int32_t of scratch for so many items. */
+static inline int64_t cuda_attend_scratch(int64_t items)
+{
+    return 2 + items / 32 + 1 + items;
+}
+
 /*
  * Items of the queue, longest first, taken in turn by *counter:
  *     item < heads * query_blocks    query block item % query_blocks of head item / query_blocks
@@ -161,6 +169,7 @@ struct attend_cuda {
     const int32_t *queue; /* NULL = items in their order */
     int32_t items;
     int32_t *counter; /* 0 on entry */
+    int32_t *scratch; /* [cuda_attend_scratch(items)]: the kernel's own */
     const void
         *probe_q;       /* [heads][128 * probe tiles][head_dim]; rows from probes on are whatever */
     float *exact;       /* out: [heads][probes][head_dim]; NULL = no probe tiles in the queue */
@@ -174,6 +183,7 @@ struct cuda_kernel {
     int32_t least, most; /* compute capabilities * 10 that it runs on, both inclusive: 90, 90 */
     bool half;           /* F16 and BF16; else F32 */
     cudaError_t (*attend)(const struct attend_cuda *attend, cudaStream_t stream);
+    bool aligned; /* takes only rows of q, k and v that begin at multiples of 16 bytes */
 };
 
 /* ---- repair.cu ------------------------------------------------------------------------------ */
