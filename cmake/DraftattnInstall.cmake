@@ -21,6 +21,10 @@ install(FILES ${PROJECT_BINARY_DIR}/draftattnConfig.cmake
 # The prefix follows the file, so that an installed tree can be moved.
 file(RELATIVE_PATH pc_to_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 set(pc_private_libs "${OpenMP_C_FLAGS} -lm")
+if(DRAFTATTN_HAVE_CUDA)
+  string(APPEND pc_private_libs
+         " -L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -lstdc++ -lpthread -ldl -lrt")
+endif()
 if(NOT BUILD_SHARED_LIBS) # no shared one beside it: whoever links it needs them
   set(pc_libs " ${pc_private_libs}")
 endif()
