@@ -220,7 +220,8 @@ class Latents:
             self.ids[:, at] = token_ids(self.tokenizer, captions)
 
     def fill(self, seconds):
-        """Until all is full or the time is over."""
+        """Until all is full or the time is over; compilers, at work in the first round, have theirs."""
+        self.add(8)
         start = time.time()
         while self.at < len(self.latents) and time.time() - start < seconds:
             self.add(8)
