@@ -3,7 +3,8 @@
 # information which no -Werror reaches:
 #
 #     C7508  setmaxnreg is ignored
-#     C7510, C7511, C7515  wgmma is serialised
+#     C7510 to C7515, C7520  wgmma is serialised: for want of registers (C7511, C7512), for a
+#                            branch between products (C7520), ...
 #     spilled registers, but for those of CUB's kernels, which are not ours to write
 #
 # With WERROR any warning is a failure.
@@ -29,7 +30,7 @@ endif()
 if(failed)
   message(FATAL_ERROR "nvcc failed")
 endif()
-if(words MATCHES "\\((C7508|C7510|C7511|C7515)\\)|Registers are spilled")
+if(words MATCHES "\\((C7508|C751[0-5]|C7520)\\)|Registers are spilled")
   message(FATAL_ERROR "ptxas: ${CMAKE_MATCH_0}: the kernel would be far slower than it is written")
 endif()
 if(WERROR AND words MATCHES "warning")

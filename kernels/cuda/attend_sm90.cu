@@ -64,6 +64,18 @@ struct arguments {
     bool second;        /* this is it */
 };
 
+/* Steps of an item. */
+struct step_counts {
+    int32_t exact, all;
+};
+
+/* An item on its way through the CTA. */
+struct tile {
+    int32_t place; /* in the queue; -1: there are no more */
+    step_counts steps;
+    attend_item item;
+};
+
 template <int D> struct storage {
     static constexpr int BYTES = KEYS * D * 2;
     uint8_t q[BYTES];
@@ -72,7 +84,7 @@ template <int D> struct storage {
     uint64_t q_full, q_empty;
     uint64_t k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
     uint64_t tile_full[TILES], tile_empty[TILES];
-    int32_t item[TILES]; /* place in the queue; -1: there are no more */
+    tile tile[TILES];
     int32_t
         valid[STAGES]; /* keys that count: first slot | second << 8; ~index of a step of means */
 };
@@ -88,11 +100,6 @@ template <int N> DEVICE int parity_of(uint32_t turn)
 {
     return turn / N & 1;
 }
-
-/* Steps of an item: exact ones, and all. */
-struct step_counts {
-    int32_t exact, all;
-};
 
 DEVICE step_counts steps_of(const arguments &a, const attend_item &item)
 {
@@ -214,28 +221,32 @@ template <int D> DEVICE void produce(storage<D> &s, const arguments &a, int lane
     const attend_cuda &attend = a.args.attend;
     uint32_t turn = 0, queries = 0;
     for (uint32_t tile = 0;; tile++) {
-        int place = next_place(a, lane), slot = place_of<TILES>(tile);
+        int slot = place_of<TILES>(tile), place = next_place(a, lane);
+        struct tile &t = s.tile[slot];
         mbarrier_wait(&s.tile_empty[slot], parity_of<TILES>(tile) ^ 1);
         if (lane == 0) {
-            s.item[slot] = place;
+            t.place = place;
+            if (place >= 0) {
+                t.item = item_at(attend, place);
+                t.steps = steps_of(a, t.item);
+            }
             mbarrier_arrive(&s.tile_full[slot]);
         }
+        __syncwarp();
         if (place < 0)
             return;
-        attend_item item = item_at(attend, place);
-        step_counts steps = steps_of(a, item);
-        coordinates of = {item.head % attend.shape.entry_heads,
-                          item.head / attend.shape.entry_heads};
-        if (steps.all == 0)
+        if (t.steps.all == 0)
             continue;
+        coordinates of = {t.item.head % attend.shape.entry_heads,
+                          t.item.head / attend.shape.entry_heads};
         mbarrier_wait(&s.q_empty, parity_of<1>(queries++) ^ 1);
         if (lane == 0) {
             mbarrier_expect(&s.q_full, storage<D>::BYTES);
-            load_tile<D>(item.probe ? &a.probe_q : &a.q, item.first, of, s.q, &s.q_full);
+            load_tile<D>(t.item.probe ? &a.probe_q : &a.q, t.item.first, of, s.q, &s.q_full);
         }
-        list_window entries = {item.blocks, item.count};
-        load_keys_and_values(s, a, entries, of, steps, turn, lane);
-        turn += steps.all;
+        list_window entries = {t.item.blocks, t.item.count};
+        load_keys_and_values(s, a, entries, of, t.steps, turn, lane);
+        turn += t.steps.all;
     }
 }
 
@@ -276,23 +287,38 @@ DEVICE void mask_keys(float (&sums)[64], int valid)
     }
 }
 
-/* A mean stands for as many keys as its block has, and for none where the block is kept. */
-DEVICE void weigh_means(float (&sums)[64], const arguments &a, const uint32_t *kept, int means)
+/* A step of means all of which stand for as many keys, key_block. Others have a short block among
+ * them, or places behind the last. */
+DEVICE bool means_are_alike(const shape_cuda &shape, int means)
+{
+    int begin = means * KEYS, end = begin + KEYS, last = shape.video_key_blocks - 1;
+    return end < shape.key_blocks && (last < begin || last >= end);
+}
+
+/* Takes out the means of kept blocks. words: the step's kept bits. */
+DEVICE void mask_means(float (&sums)[64], uint4 words)
 {
     int column = threadIdx.x % 4 * 2;
-    const float *bias = a.args.attend.bias + means * KEYS + column;
-    uint32_t words[4];
+    uint32_t word[4] = {words.x >> column, words.y >> column, words.z >> column, words.w >> column};
 #pragma unroll
-    for (int w = 0; w < 4; w++)
-        words[w] = __ldg(kept + means * (KEYS / 32) + w) >> column;
+    for (int g = 0; g < KEYS / 8; g++) {
+        bool low = word[g / 4] >> g % 4 * 8 & 1, high = word[g / 4] >> g % 4 * 8 & 2;
+        sums[4 * g] = low ? -INFINITY : sums[4 * g];
+        sums[4 * g + 1] = high ? -INFINITY : sums[4 * g + 1];
+        sums[4 * g + 2] = low ? -INFINITY : sums[4 * g + 2];
+        sums[4 * g + 3] = high ? -INFINITY : sums[4 * g + 3];
+    }
+}
+
+/* A mean counts as many times as its block has keys. */
+DEVICE void weigh_means(float (&sums)[64], const arguments &a, int means)
+{
+    const float *bias = a.args.attend.bias + means * KEYS + threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int g = 0; g < 16; g++) {
-        uint32_t bits = words[g / 4] >> g % 4 * 8;
+    for (int g = 0; g < KEYS / 8; g++) {
         float2 weight = __ldg((const float2 *)(bias + g * 8));
-        float low = bits & 1 ? -INFINITY : weight.x * a.to_sums;
-        float high = bits & 2 ? -INFINITY : weight.y * a.to_sums;
-        sums[4 * g] += low, sums[4 * g + 1] += high;
-        sums[4 * g + 2] += low, sums[4 * g + 3] += high;
+        sums[4 * g] += weight.x * a.to_sums, sums[4 * g + 1] += weight.y * a.to_sums;
+        sums[4 * g + 2] += weight.x * a.to_sums, sums[4 * g + 3] += weight.y * a.to_sums;
     }
 }
 
@@ -305,14 +331,14 @@ struct softmax_rows {
 };
 
 /* Largest base-2 logits of the rows, each by its four lanes. */
-DEVICE void find_largest(const float (&sums)[64], float scale, float (&top)[2])
+DEVICE void find_largest(const float (&sums)[64], float scale, float lift, float (&top)[2])
 {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         float even = fmaxf(sums[2 * h], sums[2 * h + 1]);
         float odd = fmaxf(sums[2 * h + 4], sums[2 * h + 5]);
 #pragma unroll
-        for (int g = 2; g < 16; g += 2) {
+        for (int g = 2; g < KEYS / 8; g += 2) {
             even = fmaxf(even, fmaxf(sums[4 * g + 2 * h], sums[4 * g + 2 * h + 1]));
             odd = fmaxf(odd, fmaxf(sums[4 * g + 2 * h + 4], sums[4 * g + 2 * h + 5]));
         }
@@ -321,7 +347,7 @@ DEVICE void find_largest(const float (&sums)[64], float scale, float (&top)[2])
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 1));
-        top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 2)) * scale;
+        top[h] = fmaf(fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 2)), scale, lift);
     }
 }
 
@@ -340,30 +366,30 @@ DEVICE void move_base(softmax_rows &rows, const float (&top)[2])
     }
 }
 
-/* Logits to weights, in place. FOLLOW: the base follows the maximum, else it is the first step's. */
+/* Logits to weights, in place: 2^(sums scale + lift - base). FOLLOW: the base follows the maximum,
+ * else it is the first step's. */
 template <bool FOLLOW, bool FIRST>
-DEVICE void soften(float (&sums)[64], softmax_rows &rows, float scale)
+DEVICE void soften(float (&sums)[64], softmax_rows &rows, float scale, float lift)
 {
     float top[2];
     rows.moved = false;
     if constexpr (FIRST) {
-        find_largest(sums, scale, rows.base);
+        find_largest(sums, scale, lift, rows.base);
     } else if constexpr (FOLLOW) {
-        find_largest(sums, scale, top);
+        find_largest(sums, scale, lift, top);
         move_base(rows, top);
     }
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        float base = rows.base[h], even = 0, odd = 0;
-        if (FIRST || FOLLOW)
-            base = base == -INFINITY ? 0 : base;
-        if (FIRST && !FOLLOW)
-            rows.base[h] = base;
+        float even = 0, odd = 0;
+        if (FIRST && !FOLLOW && rows.base[h] == -INFINITY)
+            rows.base[h] = 0;
+        float shift = lift - (FOLLOW && rows.base[h] == -INFINITY ? 0 : rows.base[h]);
 #pragma unroll
-        for (int g = 0; g < 16; g++) {
+        for (int g = 0; g < KEYS / 8; g++) {
             float &a = sums[4 * g + 2 * h], &b = sums[4 * g + 2 * h + 1];
-            a = exp2_fast(fmaf(a, scale, -base));
-            b = exp2_fast(fmaf(b, scale, -base));
+            a = exp2_fast(fmaf(a, scale, shift));
+            b = exp2_fast(fmaf(b, scale, shift));
             even += a;
             odd += b;
         }
@@ -374,7 +400,7 @@ DEVICE void soften(float (&sums)[64], softmax_rows &rows, float scale)
 template <typename T> DEVICE void round_weights(const float (&sums)[64], uint32_t (&p)[32])
 {
 #pragma unroll
-    for (int i = 0; i < 32; i++)
+    for (int i = 0; i < KEYS / 4; i++)
         p[i] = pack<T>(sums[2 * i], sums[2 * i + 1]);
 }
 
@@ -395,8 +421,8 @@ template <int D> DEVICE void read_queries(uint32_t (&q)[D / 4], const uint8_t *r
 
 /* What a consumer works on. */
 template <int D> struct rows_state {
-    int group;            /* the consumer */
-    const uint32_t *kept; /* of the item */
+    int group; /* the consumer */
+    int tile;  /* where its item stands */
     uint32_t q[D / 4];
     float sums[64]; /* logits, then weights */
     uint32_t p[32]; /* rounded weights */
@@ -404,15 +430,21 @@ template <int D> struct rows_state {
     softmax_rows softmax;
 };
 
-/* Products are issued in turns, so that the softmax of one consumer runs under those of the other. */
-DEVICE void take_turn(int group)
+/* Products are issued in turns where the softmax weighs much beside them, so that that of one
+ * consumer runs under those of the other. With long products and a fixed base the consumers fall
+ * into step by themselves. */
+template <int D, bool FOLLOW> constexpr bool TURNS = D == 64 || FOLLOW;
+
+template <int D, bool FOLLOW> DEVICE void take_turn(int group)
 {
-    barrier_sync(TURN + group, 128 * CONSUMERS);
+    if constexpr (TURNS<D, FOLLOW>)
+        barrier_sync(TURN + group, 128 * CONSUMERS);
 }
 
-DEVICE void pass_turn(int group)
+template <int D, bool FOLLOW> DEVICE void pass_turn(int group)
 {
-    barrier_arrive(TURN + 1 - group, 128 * CONSUMERS);
+    if constexpr (TURNS<D, FOLLOW>)
+        barrier_arrive(TURN + 1 - group, 128 * CONSUMERS);
 }
 
 /* One thread of a consumer says that it is done with a place. */
@@ -422,15 +454,43 @@ DEVICE void release(uint64_t *empty)
         mbarrier_arrive(empty);
 }
 
-template <int D, bool FOLLOW, bool FIRST>
-DEVICE void to_weights(const arguments &a, rows_state<D> &rows, int valid)
+/* What is known of a step before its products: read while they are under way. */
+struct step_mask {
+    int valid;   /* as in storage */
+    uint4 words; /* of a step of means */
+};
+
+template <int D> DEVICE uint4 kept_words(const storage<D> &s, const rows_state<D> &rows, int means)
 {
+    return __ldg((const uint4 *)s.tile[rows.tile].item.kept + means);
+}
+
+/* The second kernel has no registers to keep the words in: it reads them late. */
+template <int D, bool FOLLOW>
+DEVICE step_mask read_mask(const storage<D> &s, const rows_state<D> &rows, int at)
+{
+    step_mask mask = {s.valid[at]};
+    if (!FOLLOW && mask.valid < 0)
+        mask.words = kept_words<D>(s, rows, ~mask.valid);
+    return mask;
+}
+
+template <int D, bool FOLLOW, bool FIRST>
+DEVICE void to_weights(const storage<D> &s, const arguments &a, rows_state<D> &rows,
+                       const step_mask &mask)
+{
+    float lift = 0;
     settle(rows.sums);
-    if (valid < 0)
-        weigh_means(rows.sums, a, rows.kept, ~valid);
-    else if (valid != ALL_VALID)
-        mask_keys(rows.sums, valid);
-    soften<FOLLOW, FIRST>(rows.sums, rows.softmax, a.args.scale_log2);
+    if (mask.valid < 0) {
+        mask_means(rows.sums, FOLLOW ? kept_words<D>(s, rows, ~mask.valid) : mask.words);
+        if (means_are_alike(a.args.attend.shape, ~mask.valid))
+            lift = a.args.attend.shape.key_block == KEYS ? 7 : 6; /* its logarithm */
+        else
+            weigh_means(rows.sums, a, ~mask.valid);
+    } else if (mask.valid != ALL_VALID) {
+        mask_keys(rows.sums, mask.valid);
+    }
+    soften<FOLLOW, FIRST>(rows.sums, rows.softmax, a.args.scale_log2, lift);
 }
 
 template <int D, typename T, bool FOLLOW>
@@ -438,16 +498,16 @@ DEVICE void first_step(storage<D> &s, const arguments &a, rows_state<D> &rows, u
 {
     int at = place_of<STAGES>(turn);
     mbarrier_wait(&s.k_full[at], parity_of<STAGES>(turn));
-    int valid = s.valid[at];
-    take_turn(rows.group);
+    step_mask mask = read_mask<D, FOLLOW>(s, rows, at);
+    take_turn<D, FOLLOW>(rows.group);
     settle(rows.sums);
     wgmma_fence();
     multiply_keys<D, T>(rows.sums, rows.q, s.k[at]);
     wgmma_commit();
-    pass_turn(rows.group);
+    pass_turn<D, FOLLOW>(rows.group);
     wgmma_wait<0>();
     release(&s.k_empty[at]);
-    to_weights<D, FOLLOW, true>(a, rows, valid);
+    to_weights<D, FOLLOW, true>(s, a, rows, mask);
 }
 
 /* The weights of the turn before meet their values, under the way to the weights of this turn. */
@@ -456,10 +516,10 @@ DEVICE void next_step(storage<D> &s, const arguments &a, rows_state<D> &rows, ui
 {
     int at = place_of<STAGES>(turn), last = place_of<STAGES>(turn - 1);
     mbarrier_wait(&s.k_full[at], parity_of<STAGES>(turn));
-    int valid = s.valid[at];
+    step_mask mask = read_mask<D, FOLLOW>(s, rows, at);
     /* Waiting for these between the products would make the compiler serialise them. */
     mbarrier_wait(&s.v_full[last], parity_of<STAGES>(turn - 1));
-    take_turn(rows.group);
+    take_turn<D, FOLLOW>(rows.group);
     settle(rows.sums);
     settle(rows.o);
     settle(rows.p);
@@ -468,10 +528,10 @@ DEVICE void next_step(storage<D> &s, const arguments &a, rows_state<D> &rows, ui
     wgmma_commit();
     multiply_values<D, T>(rows.o, rows.p, s.v[last]);
     wgmma_commit();
-    pass_turn(rows.group);
+    pass_turn<D, FOLLOW>(rows.group);
     wgmma_wait<1>();
     release(&s.k_empty[at]);
-    to_weights<D, FOLLOW, false>(a, rows, valid);
+    to_weights<D, FOLLOW, false>(s, a, rows, mask);
 }
 
 /* Waits for the products with values that are under way, and prepares the next ones. */
@@ -508,21 +568,22 @@ DEVICE void last_values(storage<D> &s, rows_state<D> &rows, uint32_t turn)
  * would move the wait ahead of the exponentials, and nothing would run under the products.
  */
 template <int D, typename T, bool FOLLOW>
-DEVICE void all_steps(storage<D> &s, const arguments &a, rows_state<D> &rows, uint32_t turn,
+DEVICE void all_steps(storage<D> &s, const arguments &a, rows_state<D> &rows, uint32_t begin,
                       int steps)
 {
+    uint32_t turn = begin, end = begin + steps;
     first_step<D, T, FOLLOW>(s, a, rows, turn);
 #pragma unroll 1
-    for (int j = 1; j < steps; j++) {
+    for (turn++; turn != end; turn++) {
         close_step<D, T, FOLLOW>(rows);
-        if (j > 1)
-            release(&s.v_empty[place_of<STAGES>(turn + j - 2)]);
-        next_step<D, T, FOLLOW>(s, a, rows, turn + j);
+        if (turn - begin > 1)
+            release(&s.v_empty[place_of<STAGES>(turn - 2)]);
+        next_step<D, T, FOLLOW>(s, a, rows, turn);
     }
     close_step<D, T, FOLLOW>(rows);
-    if (steps > 1)
-        release(&s.v_empty[place_of<STAGES>(turn + steps - 2)]);
-    last_values<D, T>(s, rows, turn + steps - 1);
+    if (turn - begin > 1)
+        release(&s.v_empty[place_of<STAGES>(turn - 2)]);
+    last_values<D, T>(s, rows, turn - 1);
 }
 
 /* Into the queue of the second kernel, once. */
@@ -535,7 +596,7 @@ DEVICE void do_again(const arguments &a, int item)
 
 /* o over the sums of the four lanes that hold a row. */
 template <int D, bool FOLLOW>
-DEVICE void deliver(const arguments &a, const attend_item &item, int place, rows_state<D> &rows)
+DEVICE void deliver(const arguments &a, const tile &tile, rows_state<D> &rows)
 {
     int row = rows.group * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
     float sum[2];
@@ -545,10 +606,10 @@ DEVICE void deliver(const arguments &a, const attend_item &item, int place, rows
         sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
         sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
     }
-    deliver_rows<D>(a.args, item, row, rows.o, rows.softmax.base, sum);
+    deliver_rows<D>(a.args, tile.item, row, rows.o, rows.softmax.base, sum);
     if (!FOLLOW && __any_sync(~0u, !(sum[0] < LARGEST_SUM && sum[1] < LARGEST_SUM)) &&
         threadIdx.x % 32 == 0)
-        do_again(a, a.args.attend.queue ? __ldg(a.args.attend.queue + place) : place);
+        do_again(a, a.args.attend.queue ? __ldg(a.args.attend.queue + tile.place) : tile.place);
 }
 
 template <int D, typename T, bool FOLLOW>
@@ -558,18 +619,13 @@ DEVICE void consume(storage<D> &s, const arguments &a, int group)
     uint32_t turn = 0, queries = 0;
     rows.group = group;
     if (group == 1)
-        pass_turn(group); /* the first turn is the other's */
+        pass_turn<D, FOLLOW>(group); /* the first turn is the other's */
     for (uint32_t tile = 0;; tile++) {
-        int slot = place_of<TILES>(tile);
-        mbarrier_wait(&s.tile_full[slot], parity_of<TILES>(tile));
-        int place = uniform(s.item[slot]);
-        if (threadIdx.x % 32 == 0)
-            mbarrier_arrive(&s.tile_empty[slot]);
-        if (place < 0)
+        rows.tile = place_of<TILES>(tile);
+        mbarrier_wait(&s.tile_full[rows.tile], parity_of<TILES>(tile));
+        if (s.tile[rows.tile].place < 0)
             return;
-        attend_item item = item_at(a.args.attend, place);
-        int steps = uniform(steps_of(a, item).all);
-        rows.kept = item.kept;
+        int steps = uniform(s.tile[rows.tile].steps.all);
         rows.softmax = {{-INFINITY, -INFINITY}};
 #pragma unroll
         for (int i = 0; i < D / 2; i++)
@@ -583,7 +639,10 @@ DEVICE void consume(storage<D> &s, const arguments &a, int group)
             all_steps<D, T, FOLLOW>(s, a, rows, turn, steps);
             turn += steps;
         }
-        deliver<D, FOLLOW>(a, item, place, rows);
+        deliver<D, FOLLOW>(a, s.tile[rows.tile], rows);
+        __syncwarp();
+        if (threadIdx.x % 32 == 0)
+            mbarrier_arrive(&s.tile_empty[rows.tile]);
     }
 }
 
@@ -605,11 +664,11 @@ __global__ void __launch_bounds__(THREADS, 1) attend_kernel(const __grid_constan
     }
     __syncthreads();
     if (threadIdx.x < 128) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
         if (threadIdx.x < 32)
             produce<D>(s, a, threadIdx.x);
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
         consume<D, T, FOLLOW>(s, a, uniform(threadIdx.x / 128 - 1));
     }
 #endif

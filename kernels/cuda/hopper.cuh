@@ -195,8 +195,8 @@ DEVICE uint32_t matrix_word(uint32_t address, uint32_t lead)
         "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), \
         "+f"(d[63])
 
-/* d[64][N] = a b, or d += it where accumulate: a [64][16] in registers or by matrix_word(), b [16][N]
- * by it, read along K where it is not TRANSPOSED, along N where it is. */
+/* d[64][N] = a b, or d += it where accumulate: a [64][16] in registers, b [16][N] by
+ * matrix_word(), read along K where it is not TRANSPOSED, along N where it is. */
 #define WGMMA_RS(n, type, sums, outs, a0, a1, a2, a3, b, accumulates, transposed)                  \
     asm volatile("{\n.reg .pred p;\n.reg .b64 db;\nsetp.ne.b32 p, " accumulates ", 0;\n"           \
                  "mov.b64 db, {" b ", " MATRIX_HIGH_WORD "};\n"                                    \
@@ -205,15 +205,6 @@ DEVICE uint32_t matrix_word(uint32_t address, uint32_t lead)
                  : outs(d)                                                                         \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_word), "r"(accumulate),       \
                    "n"(TRANSPOSED))
-
-#define WGMMA_SS(n, type, sums, outs, a, b, accumulates)                                           \
-    asm volatile("{\n.reg .pred p;\n.reg .b64 da, db;\nsetp.ne.b32 p, " accumulates ", 0;\n"       \
-                 "mov.b64 da, {" a ", " MATRIX_HIGH_WORD "};\n"                                    \
-                 "mov.b64 db, {" b ", " MATRIX_HIGH_WORD "};\n"                                    \
-                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" sums "}, "    \
-                 "da, db, p, 1, 1, 0, 0;\n}\n"                                                     \
-                 : outs(d)                                                                         \
-                 : "r"(a_word), "r"(b_word), "r"(accumulate))
 
 template <typename T, bool TRANSPOSED>
 DEVICE void wgmma(float (&d)[64], const uint32_t *a, uint32_t b_word, int accumulate)
@@ -235,15 +226,6 @@ DEVICE void wgmma(float (&d)[32], const uint32_t *a, uint32_t b_word, int accumu
     else
         WGMMA_RS("64", "bf16", SUMS_32, SUMS_32_OUT, "%32", "%33", "%34", "%35", "%36", "%37",
                  "%38");
-}
-
-template <typename T>
-DEVICE void wgmma(float (&d)[64], uint32_t a_word, uint32_t b_word, int accumulate)
-{
-    if constexpr (std::is_same_v<T, __half>)
-        WGMMA_SS("128", "f16", SUMS_64, SUMS_64_OUT, "%64", "%65", "%66");
-    else
-        WGMMA_SS("128", "bf16", SUMS_64, SUMS_64_OUT, "%64", "%65", "%66");
 }
 
 #endif
