@@ -151,14 +151,14 @@ static inline struct attend_args attend_args_of(const struct attend_cuda *attend
 }
 
 /* Persistent blocks of threads: as many as fit the device at once, no more than there are items. */
-static inline cudaError_t attend_launch(const void *kernel, const struct attend_args *args,
+static inline cudaError_t attend_launch(const void *kernel, const void *argument, int32_t items,
                                         int threads, int shared_bytes, cudaStream_t stream)
 {
     int device = 0, multiprocessors = 0, resident = 0;
-    void *arguments[] = {(void *)args};
+    void *arguments[] = {(void *)argument};
     cudaError_t error;
 
-    if (args->attend.items == 0)
+    if (items == 0)
         return cudaSuccess;
     if ((error = cudaGetDevice(&device)) != cudaSuccess ||
         (error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount,
@@ -169,7 +169,7 @@ static inline cudaError_t attend_launch(const void *kernel, const struct attend_
                                                                shared_bytes)) != cudaSuccess)
         return error;
     const int64_t fit = (int64_t)multiprocessors * (resident > 0 ? resident : 1);
-    const int64_t grid = fit < args->attend.items ? fit : args->attend.items;
+    const int64_t grid = fit < items ? fit : items;
     error = cudaLaunchKernel(kernel, dim3((unsigned)grid), dim3((unsigned)threads), arguments,
                              (size_t)shared_bytes, stream);
     return error != cudaSuccess ? error : cudaGetLastError();

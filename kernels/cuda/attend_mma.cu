@@ -546,10 +546,10 @@ static cudaError_t launch(const struct attend_cuda *attend, cudaStream_t stream)
                                         device)) != cudaSuccess)
         return error;
     if (2 * (tile<D>::shared_bytes + RESERVED) <= shared_bytes)
-        return attend_launch((const void *)attend_mma<T, D, 4>, &args, 128, tile<D>::shared_bytes,
-                             stream);
-    return attend_launch((const void *)attend_mma<T, D, 8>, &args, 256, tile<D>::shared_bytes,
-                         stream);
+        return attend_launch((const void *)attend_mma<T, D, 4>, &args, args.attend.items, 128,
+                             tile<D>::shared_bytes, stream);
+    return attend_launch((const void *)attend_mma<T, D, 8>, &args, args.attend.items, 256,
+                         tile<D>::shared_bytes, stream);
 }
 
 template <int D> static cudaError_t attend(const struct attend_cuda *attend, cudaStream_t stream)

@@ -205,7 +205,8 @@ __global__ void __launch_bounds__(THREADS)
 template <int D> static cudaError_t attend(const struct attend_cuda *attend, cudaStream_t stream)
 {
     const struct attend_args args = attend_args_of(attend);
-    return attend_launch((const void *)attend_plain<D>, &args, THREADS, 0, stream);
+    return attend_launch((const void *)attend_plain<D>, &args, args.attend.items, THREADS, 0,
+                         stream);
 }
 
 extern "C" const struct cuda_kernel attend_plain_d128_kernel = {80, 999, false, attend<128>, false};

@@ -16,6 +16,27 @@
  * It refuses what TMA cannot read; gather_pool.cu makes copies of that.
  *
  * Source: FlashAttention-3, arXiv 2407.08608 (ping-pong, overlap within a warpgroup).
+ *
+ * What bounds it is power: in long calls the card sits at its 700 W with 1.4 to 1.55 GHz, where its
+ * bfloat16 peak is 760 to 840 TFLOP/s, and every instruction and every byte moved lowers the clock.
+ *
+ * Ladder. H100 80 GB, bfloat16, random data, warm, medians of variants taking turns in one process;
+ * TFLOP/s of 12 x 65,536 x 128 dense, at 90 % sparsity, and there with means. Runs differ by 3 %.
+ *   1  queries from shared memory; running maximum, moved where it grows by more than 2^8; the
+ *      compiler waits for the values ahead of the exponentials        654   627   578
+ *   2  that wait behind the loop's branch                             632   612   563
+ *   3  queries in registers                                           653   624   573
+ *   4  descriptors of one word, indices told to be uniform: beside 3   -0.5 %
+ *   5  a fixed base, beside 1 in one run: 597   629   589 ->      710-752   692-718   626-667
+ *   6  the logarithm of whole blocks shifts the base: beside 5   700   676   614 -> 724   687   629
+ * Beside others in one process (tests/bench/compare_gpu.py): 12 x 32,760 dense 768, FlashAttention-4
+ * 707, cuDNN 564; 24 x 118,784 dense 706, 645, 614; 90 % 703, 667; with key blocks of 64 709, 569.
+ * At 12 x 32,768 and 90 % 631, 605: 26 steps an item leave its beginning and end bare.
+ *
+ * Tried without gain: three stages (-2 to -5 %); passing the turn before or behind the products
+ * with values, and no turns at all (+-2 %; at head dim 64 turns gain 3 %); waiting for values
+ * between the two products (serialised: C7520); no overlap within a warpgroup (-6 %); a last step
+ * of 64 means (no registers left: C7511).
  */
 #include "attend_epilogue.cuh"
 #include "attend_item.cuh"
@@ -64,18 +85,6 @@ struct arguments {
     bool second;        /* this is it */
 };
 
-/* Steps of an item. */
-struct step_counts {
-    int32_t exact, all;
-};
-
-/* An item on its way through the CTA. */
-struct tile {
-    int32_t place; /* in the queue; -1: there are no more */
-    step_counts steps;
-    attend_item item;
-};
-
 template <int D> struct storage {
     static constexpr int BYTES = KEYS * D * 2;
     uint8_t q[BYTES];
@@ -84,7 +93,7 @@ template <int D> struct storage {
     uint64_t q_full, q_empty;
     uint64_t k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
     uint64_t tile_full[TILES], tile_empty[TILES];
-    tile tile[TILES];
+    int32_t item[TILES]; /* place in the queue; -1: there are no more */
     int32_t
         valid[STAGES]; /* keys that count: first slot | second << 8; ~index of a step of means */
 };
@@ -100,6 +109,11 @@ template <int N> DEVICE int parity_of(uint32_t turn)
 {
     return turn / N & 1;
 }
+
+/* Steps of an item: exact ones, and all. */
+struct step_counts {
+    int32_t exact, all;
+};
 
 DEVICE step_counts steps_of(const arguments &a, const attend_item &item)
 {
@@ -221,32 +235,28 @@ template <int D> DEVICE void produce(storage<D> &s, const arguments &a, int lane
     const attend_cuda &attend = a.args.attend;
     uint32_t turn = 0, queries = 0;
     for (uint32_t tile = 0;; tile++) {
-        int slot = place_of<TILES>(tile), place = next_place(a, lane);
-        struct tile &t = s.tile[slot];
+        int place = next_place(a, lane), slot = place_of<TILES>(tile);
         mbarrier_wait(&s.tile_empty[slot], parity_of<TILES>(tile) ^ 1);
         if (lane == 0) {
-            t.place = place;
-            if (place >= 0) {
-                t.item = item_at(attend, place);
-                t.steps = steps_of(a, t.item);
-            }
+            s.item[slot] = place;
             mbarrier_arrive(&s.tile_full[slot]);
         }
-        __syncwarp();
         if (place < 0)
             return;
-        if (t.steps.all == 0)
+        attend_item item = item_at(attend, place);
+        step_counts steps = steps_of(a, item);
+        coordinates of = {item.head % attend.shape.entry_heads,
+                          item.head / attend.shape.entry_heads};
+        if (steps.all == 0)
             continue;
-        coordinates of = {t.item.head % attend.shape.entry_heads,
-                          t.item.head / attend.shape.entry_heads};
         mbarrier_wait(&s.q_empty, parity_of<1>(queries++) ^ 1);
         if (lane == 0) {
             mbarrier_expect(&s.q_full, storage<D>::BYTES);
-            load_tile<D>(t.item.probe ? &a.probe_q : &a.q, t.item.first, of, s.q, &s.q_full);
+            load_tile<D>(item.probe ? &a.probe_q : &a.q, item.first, of, s.q, &s.q_full);
         }
-        list_window entries = {t.item.blocks, t.item.count};
-        load_keys_and_values(s, a, entries, of, t.steps, turn, lane);
-        turn += t.steps.all;
+        list_window entries = {item.blocks, item.count};
+        load_keys_and_values(s, a, entries, of, steps, turn, lane);
+        turn += steps.all;
     }
 }
 
@@ -301,7 +311,7 @@ DEVICE void mask_means(float (&sums)[64], uint4 words)
     int column = threadIdx.x % 4 * 2;
     uint32_t word[4] = {words.x >> column, words.y >> column, words.z >> column, words.w >> column};
 #pragma unroll
-    for (int g = 0; g < KEYS / 8; g++) {
+    for (int g = 0; g < 16; g++) {
         bool low = word[g / 4] >> g % 4 * 8 & 1, high = word[g / 4] >> g % 4 * 8 & 2;
         sums[4 * g] = low ? -INFINITY : sums[4 * g];
         sums[4 * g + 1] = high ? -INFINITY : sums[4 * g + 1];
@@ -315,7 +325,7 @@ DEVICE void weigh_means(float (&sums)[64], const arguments &a, int means)
 {
     const float *bias = a.args.attend.bias + means * KEYS + threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int g = 0; g < KEYS / 8; g++) {
+    for (int g = 0; g < 16; g++) {
         float2 weight = __ldg((const float2 *)(bias + g * 8));
         sums[4 * g] += weight.x * a.to_sums, sums[4 * g + 1] += weight.y * a.to_sums;
         sums[4 * g + 2] += weight.x * a.to_sums, sums[4 * g + 3] += weight.y * a.to_sums;
@@ -338,7 +348,7 @@ DEVICE void find_largest(const float (&sums)[64], float scale, float lift, float
         float even = fmaxf(sums[2 * h], sums[2 * h + 1]);
         float odd = fmaxf(sums[2 * h + 4], sums[2 * h + 5]);
 #pragma unroll
-        for (int g = 2; g < KEYS / 8; g += 2) {
+        for (int g = 2; g < 16; g += 2) {
             even = fmaxf(even, fmaxf(sums[4 * g + 2 * h], sums[4 * g + 2 * h + 1]));
             odd = fmaxf(odd, fmaxf(sums[4 * g + 2 * h + 4], sums[4 * g + 2 * h + 5]));
         }
@@ -386,7 +396,7 @@ DEVICE void soften(float (&sums)[64], softmax_rows &rows, float scale, float lif
             rows.base[h] = 0;
         float shift = lift - (FOLLOW && rows.base[h] == -INFINITY ? 0 : rows.base[h]);
 #pragma unroll
-        for (int g = 0; g < KEYS / 8; g++) {
+        for (int g = 0; g < 16; g++) {
             float &a = sums[4 * g + 2 * h], &b = sums[4 * g + 2 * h + 1];
             a = exp2_fast(fmaf(a, scale, shift));
             b = exp2_fast(fmaf(b, scale, shift));
@@ -400,7 +410,7 @@ DEVICE void soften(float (&sums)[64], softmax_rows &rows, float scale, float lif
 template <typename T> DEVICE void round_weights(const float (&sums)[64], uint32_t (&p)[32])
 {
 #pragma unroll
-    for (int i = 0; i < KEYS / 4; i++)
+    for (int i = 0; i < 32; i++)
         p[i] = pack<T>(sums[2 * i], sums[2 * i + 1]);
 }
 
@@ -421,8 +431,8 @@ template <int D> DEVICE void read_queries(uint32_t (&q)[D / 4], const uint8_t *r
 
 /* What a consumer works on. */
 template <int D> struct rows_state {
-    int group; /* the consumer */
-    int tile;  /* where its item stands */
+    int group;            /* the consumer */
+    const uint32_t *kept; /* of the item */
     uint32_t q[D / 4];
     float sums[64]; /* logits, then weights */
     uint32_t p[32]; /* rounded weights */
@@ -430,21 +440,15 @@ template <int D> struct rows_state {
     softmax_rows softmax;
 };
 
-/* Products are issued in turns where the softmax weighs much beside them, so that that of one
- * consumer runs under those of the other. With long products and a fixed base the consumers fall
- * into step by themselves. */
-template <int D, bool FOLLOW> constexpr bool TURNS = D == 64 || FOLLOW;
-
-template <int D, bool FOLLOW> DEVICE void take_turn(int group)
+/* Products are issued in turns, so that the softmax of one consumer runs under those of the other. */
+DEVICE void take_turn(int group)
 {
-    if constexpr (TURNS<D, FOLLOW>)
-        barrier_sync(TURN + group, 128 * CONSUMERS);
+    barrier_sync(TURN + group, 128 * CONSUMERS);
 }
 
-template <int D, bool FOLLOW> DEVICE void pass_turn(int group)
+DEVICE void pass_turn(int group)
 {
-    if constexpr (TURNS<D, FOLLOW>)
-        barrier_arrive(TURN + 1 - group, 128 * CONSUMERS);
+    barrier_arrive(TURN + 1 - group, 128 * CONSUMERS);
 }
 
 /* One thread of a consumer says that it is done with a place. */
@@ -460,29 +464,21 @@ struct step_mask {
     uint4 words; /* of a step of means */
 };
 
-template <int D> DEVICE uint4 kept_words(const storage<D> &s, const rows_state<D> &rows, int means)
-{
-    return __ldg((const uint4 *)s.tile[rows.tile].item.kept + means);
-}
-
-/* The second kernel has no registers to keep the words in: it reads them late. */
-template <int D, bool FOLLOW>
-DEVICE step_mask read_mask(const storage<D> &s, const rows_state<D> &rows, int at)
+template <int D> DEVICE step_mask read_mask(const storage<D> &s, const rows_state<D> &rows, int at)
 {
     step_mask mask = {s.valid[at]};
-    if (!FOLLOW && mask.valid < 0)
-        mask.words = kept_words<D>(s, rows, ~mask.valid);
+    if (mask.valid < 0)
+        mask.words = __ldg((const uint4 *)rows.kept + ~mask.valid);
     return mask;
 }
 
 template <int D, bool FOLLOW, bool FIRST>
-DEVICE void to_weights(const storage<D> &s, const arguments &a, rows_state<D> &rows,
-                       const step_mask &mask)
+DEVICE void to_weights(const arguments &a, rows_state<D> &rows, const step_mask &mask)
 {
     float lift = 0;
     settle(rows.sums);
     if (mask.valid < 0) {
-        mask_means(rows.sums, FOLLOW ? kept_words<D>(s, rows, ~mask.valid) : mask.words);
+        mask_means(rows.sums, mask.words);
         if (means_are_alike(a.args.attend.shape, ~mask.valid))
             lift = a.args.attend.shape.key_block == KEYS ? 7 : 6; /* its logarithm */
         else
@@ -498,16 +494,16 @@ DEVICE void first_step(storage<D> &s, const arguments &a, rows_state<D> &rows, u
 {
     int at = place_of<STAGES>(turn);
     mbarrier_wait(&s.k_full[at], parity_of<STAGES>(turn));
-    step_mask mask = read_mask<D, FOLLOW>(s, rows, at);
-    take_turn<D, FOLLOW>(rows.group);
+    step_mask mask = read_mask<D>(s, rows, at);
+    take_turn(rows.group);
     settle(rows.sums);
     wgmma_fence();
     multiply_keys<D, T>(rows.sums, rows.q, s.k[at]);
     wgmma_commit();
-    pass_turn<D, FOLLOW>(rows.group);
+    pass_turn(rows.group);
     wgmma_wait<0>();
     release(&s.k_empty[at]);
-    to_weights<D, FOLLOW, true>(s, a, rows, mask);
+    to_weights<D, FOLLOW, true>(a, rows, mask);
 }
 
 /* The weights of the turn before meet their values, under the way to the weights of this turn. */
@@ -516,10 +512,10 @@ DEVICE void next_step(storage<D> &s, const arguments &a, rows_state<D> &rows, ui
 {
     int at = place_of<STAGES>(turn), last = place_of<STAGES>(turn - 1);
     mbarrier_wait(&s.k_full[at], parity_of<STAGES>(turn));
-    step_mask mask = read_mask<D, FOLLOW>(s, rows, at);
+    step_mask mask = read_mask<D>(s, rows, at);
     /* Waiting for these between the products would make the compiler serialise them. */
     mbarrier_wait(&s.v_full[last], parity_of<STAGES>(turn - 1));
-    take_turn<D, FOLLOW>(rows.group);
+    take_turn(rows.group);
     settle(rows.sums);
     settle(rows.o);
     settle(rows.p);
@@ -528,10 +524,10 @@ DEVICE void next_step(storage<D> &s, const arguments &a, rows_state<D> &rows, ui
     wgmma_commit();
     multiply_values<D, T>(rows.o, rows.p, s.v[last]);
     wgmma_commit();
-    pass_turn<D, FOLLOW>(rows.group);
+    pass_turn(rows.group);
     wgmma_wait<1>();
     release(&s.k_empty[at]);
-    to_weights<D, FOLLOW, false>(s, a, rows, mask);
+    to_weights<D, FOLLOW, false>(a, rows, mask);
 }
 
 /* Waits for the products with values that are under way, and prepares the next ones. */
@@ -568,22 +564,21 @@ DEVICE void last_values(storage<D> &s, rows_state<D> &rows, uint32_t turn)
  * would move the wait ahead of the exponentials, and nothing would run under the products.
  */
 template <int D, typename T, bool FOLLOW>
-DEVICE void all_steps(storage<D> &s, const arguments &a, rows_state<D> &rows, uint32_t begin,
+DEVICE void all_steps(storage<D> &s, const arguments &a, rows_state<D> &rows, uint32_t turn,
                       int steps)
 {
-    uint32_t turn = begin, end = begin + steps;
     first_step<D, T, FOLLOW>(s, a, rows, turn);
 #pragma unroll 1
-    for (turn++; turn != end; turn++) {
+    for (int j = 1; j < steps; j++) {
         close_step<D, T, FOLLOW>(rows);
-        if (turn - begin > 1)
-            release(&s.v_empty[place_of<STAGES>(turn - 2)]);
-        next_step<D, T, FOLLOW>(s, a, rows, turn);
+        if (j > 1)
+            release(&s.v_empty[place_of<STAGES>(turn + j - 2)]);
+        next_step<D, T, FOLLOW>(s, a, rows, turn + j);
     }
     close_step<D, T, FOLLOW>(rows);
-    if (turn - begin > 1)
-        release(&s.v_empty[place_of<STAGES>(turn - 2)]);
-    last_values<D, T>(s, rows, turn - 1);
+    if (steps > 1)
+        release(&s.v_empty[place_of<STAGES>(turn + steps - 2)]);
+    last_values<D, T>(s, rows, turn + steps - 1);
 }
 
 /* Into the queue of the second kernel, once. */
@@ -596,7 +591,7 @@ DEVICE void do_again(const arguments &a, int item)
 
 /* o over the sums of the four lanes that hold a row. */
 template <int D, bool FOLLOW>
-DEVICE void deliver(const arguments &a, const tile &tile, rows_state<D> &rows)
+DEVICE void deliver(const arguments &a, const attend_item &item, int place, rows_state<D> &rows)
 {
     int row = rows.group * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
     float sum[2];
@@ -606,10 +601,10 @@ DEVICE void deliver(const arguments &a, const tile &tile, rows_state<D> &rows)
         sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
         sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
     }
-    deliver_rows<D>(a.args, tile.item, row, rows.o, rows.softmax.base, sum);
+    deliver_rows<D>(a.args, item, row, rows.o, rows.softmax.base, sum);
     if (!FOLLOW && __any_sync(~0u, !(sum[0] < LARGEST_SUM && sum[1] < LARGEST_SUM)) &&
         threadIdx.x % 32 == 0)
-        do_again(a, a.args.attend.queue ? __ldg(a.args.attend.queue + tile.place) : tile.place);
+        do_again(a, a.args.attend.queue ? __ldg(a.args.attend.queue + place) : place);
 }
 
 template <int D, typename T, bool FOLLOW>
@@ -619,13 +614,18 @@ DEVICE void consume(storage<D> &s, const arguments &a, int group)
     uint32_t turn = 0, queries = 0;
     rows.group = group;
     if (group == 1)
-        pass_turn<D, FOLLOW>(group); /* the first turn is the other's */
+        pass_turn(group); /* the first turn is the other's */
     for (uint32_t tile = 0;; tile++) {
-        rows.tile = place_of<TILES>(tile);
-        mbarrier_wait(&s.tile_full[rows.tile], parity_of<TILES>(tile));
-        if (s.tile[rows.tile].place < 0)
+        int slot = place_of<TILES>(tile);
+        mbarrier_wait(&s.tile_full[slot], parity_of<TILES>(tile));
+        int place = uniform(s.item[slot]);
+        if (threadIdx.x % 32 == 0)
+            mbarrier_arrive(&s.tile_empty[slot]);
+        if (place < 0)
             return;
-        int steps = uniform(s.tile[rows.tile].steps.all);
+        attend_item item = item_at(a.args.attend, place);
+        int steps = uniform(steps_of(a, item).all);
+        rows.kept = item.kept;
         rows.softmax = {{-INFINITY, -INFINITY}};
 #pragma unroll
         for (int i = 0; i < D / 2; i++)
@@ -639,10 +639,7 @@ DEVICE void consume(storage<D> &s, const arguments &a, int group)
             all_steps<D, T, FOLLOW>(s, a, rows, turn, steps);
             turn += steps;
         }
-        deliver<D, FOLLOW>(a, s.tile[rows.tile], rows);
-        __syncwarp();
-        if (threadIdx.x % 32 == 0)
-            mbarrier_arrive(&s.tile_empty[rows.tile]);
+        deliver<D, FOLLOW>(a, item, place, rows);
     }
 }
 
@@ -664,11 +661,11 @@ __global__ void __launch_bounds__(THREADS, 1) attend_kernel(const __grid_constan
     }
     __syncthreads();
     if (threadIdx.x < 128) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (threadIdx.x < 32)
             produce<D>(s, a, threadIdx.x);
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         consume<D, T, FOLLOW>(s, a, uniform(threadIdx.x / 128 - 1));
     }
 #endif
@@ -741,22 +738,6 @@ bool fill_arguments(const attend_cuda &attend, arguments &a)
     return !encoder.failed;
 }
 
-cudaError_t launch(const void *kernel, arguments &a, int bytes, cudaStream_t stream)
-{
-    int device = 0, processors = 0;
-    void *parameters[] = {&a};
-    cudaError_t error = cudaGetDevice(&device);
-    if (error == cudaSuccess)
-        error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    if (error == cudaSuccess)
-        error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (error != cudaSuccess)
-        return error;
-    int items = a.args.attend.items, ctas = items < processors ? items : processors;
-    error = cudaLaunchKernel(kernel, dim3(ctas), dim3(THREADS), parameters, bytes, stream);
-    return error != cudaSuccess ? error : cudaGetLastError();
-}
-
 /* Lays the second kernel's queue out over the scratch and empties it. */
 cudaError_t open_again(arguments &a, cudaStream_t stream)
 {
@@ -778,16 +759,19 @@ template <int D> cudaError_t attend(const struct attend_cuda *attend, cudaStream
     if (!fill_arguments(*attend, a))
         return cudaErrorInvalidValue;
     if (attend->dtype == DRAFTATTN_F16)
-        return launch((const void *)attend_kernel<D, __half, true>, a, bytes, stream);
+        return attend_launch((const void *)attend_kernel<D, __half, true>, &a, attend->items,
+                             THREADS, bytes, stream);
     cudaError_t error = open_again(a, stream);
     if (error == cudaSuccess)
-        error = launch((const void *)attend_kernel<D, __nv_bfloat16, false>, a, bytes, stream);
+        error = attend_launch((const void *)attend_kernel<D, __nv_bfloat16, false>, &a,
+                              attend->items, THREADS, bytes, stream);
     if (error != cudaSuccess)
         return error;
     a.second = true;
     a.args.attend.queue = a.again.queue;
     a.args.attend.counter = a.again.turn;
-    return launch((const void *)attend_kernel<D, __nv_bfloat16, true>, a, bytes, stream);
+    return attend_launch((const void *)attend_kernel<D, __nv_bfloat16, true>, &a, attend->items,
+                         THREADS, bytes, stream);
 }
 
 } // namespace
