@@ -15,7 +15,9 @@
  * three CTAs a multiprocessor: what one does not use while it takes exponentials others do). Where
  * shared memory holds one CTA alone, 8 warps of 16 rows: those tensor cores are slow enough for it.
  *
- * Ladder: nothing measured yet.
+ * Ladder, 12 x 32,760 x 128 bfloat16 on an H100, random data, warm, median:
+ *   1  as above: dense 17.5 ms, 378 TFLOP/s (PyTorch's FlashAttention-2 in another process of the
+ *      same machine type 21.1 ms, 313); 75 % sparsity 370, 90 % 354, there with means 325
  *   failed: moving a base only where a logit exceeds it by 8, for fewer rescalings: the weight of
  *   the largest key of a row is rounded then, and rows that see one key are off by 2^-9; dividing
  *   by the sum of rounded weights mends o, but not lse

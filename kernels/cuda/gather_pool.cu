@@ -14,7 +14,9 @@
  * Bound by memory. At 24 x 119,040 x 128 in two bytes: 4.4 GB with copies, 2.2 GB without.
  *
  * Ladder
- *   v1  as above; not measured yet
+ *   v1  as above: 24 x 119,040 x 128 bfloat16 from raster order 1.51 ms (2.90 TB/s), in block
+ *       order, nothing copied, 0.75 ms (2.94 TB/s); heads beside each other in memory 1.54 ms; rows
+ *       that allow no vectors 1.75 ms; 12 x 32,760 0.217 and 0.109 ms (H100, warm, median)
  */
 #include "attend_item.cuh"
 
