@@ -467,6 +467,11 @@ static draftattn_status cuda_read(const struct problem *problem, void *to, const
     return status_of(error);
 }
 
+/* From the stages of a call on an H100, 24 heads of 118,800 + 256 tokens at 90 %, where a row takes
+ * in 119,056 keys in 243 ms: pool, draft map and selection 2.1 ms, the correction 0.84 ms; and, as
+ * it hardly depends on the length, the fit at 12 heads of 32,760 tokens, 0.26 beside 8.6 ms. */
+static const struct backend_cost cuda_cost = {.row = 1000, .apply = 3.2, .fit = 240};
+
 const struct backend backend_cuda = {.version = BACKEND_VERSION,
                                      .id = DRAFTATTN_BACKEND_CUDA,
                                      .automatic = true,
@@ -486,4 +491,5 @@ const struct backend backend_cuda = {.version = BACKEND_VERSION,
                                      .select_size = cuda_select_size,
                                      .select = cuda_select_stage,
                                      .store = cuda_store_stage,
-                                     .read = cuda_read};
+                                     .read = cuda_read,
+                                     .cost = &cuda_cost};
