@@ -34,14 +34,24 @@ template <int BLOCKS> struct factor_room {
 /* A warp's block as tensor cores leave it: [rows 16 m + ..][columns 8 n + ..][4]. */
 typedef float block_sums[2][4][4];
 
-/* Place in column order, the diagonal first -> block (i, j), i >= j. */
-static __device__ void find_block(int32_t place, int32_t blocks, int32_t *i, int32_t *j)
+/* Blocks (i, j), i >= j, in one register; -1 stands for none. */
+static __device__ int32_t block_i(int32_t block)
+{
+    return block >> 8;
+}
+
+static __device__ int32_t block_j(int32_t block)
+{
+    return (int8_t)block;
+}
+
+/* The block at a place in column order, the diagonal first. */
+static __device__ int32_t find_block(int32_t place, int32_t blocks)
 {
     int32_t column = 0;
-    while (place >= blocks - column)
+    while (column < blocks && place >= blocks - column)
         place -= blocks - column++;
-    *j = column;
-    *i = column + place;
+    return column < blocks ? (column + place) << 8 | column : -1;
 }
 
 static __device__ void load_minus(const float *from, int32_t stride, float ridge, block_sums &at)
@@ -186,10 +196,10 @@ template <int BLOCKS>
 static __global__ void __launch_bounds__(FACTOR_THREADS, 1)
     factor_kernel(struct fit_arrays arrays, double ridge)
 {
-    constexpr int32_t ALL = BLOCKS * (BLOCKS + 1) / 2, FEATURES = BLOCKS * FIT_BLOCK;
-    constexpr int32_t OWN = (ALL + FACTOR_WARPS - 1) / FACTOR_WARPS;
+    constexpr int32_t FEATURES = BLOCKS * FIT_BLOCK;
+    constexpr int32_t OWN = (BLOCKS * (BLOCKS + 1) / 2 + FACTOR_WARPS - 1) / FACTOR_WARPS;
     __shared__ __align__(16) struct factor_room<BLOCKS> room;
-    int32_t head = blockIdx.x, warp = threadIdx.x / 32, i[OWN], j[OWN];
+    int32_t head = blockIdx.x, warp = threadIdx.x / 32, own[OWN];
     float *gram = arrays.gram + (int64_t)head * FEATURES * FEATURES;
     block_sums at[OWN];
     struct head_sums sums = sums_of(arrays, head);
@@ -206,20 +216,18 @@ static __global__ void __launch_bounds__(FACTOR_THREADS, 1)
         room.failed = 0;
 #pragma unroll
     for (int32_t l = 0; l < OWN; l++) {
-        int32_t place = warp + l * FACTOR_WARPS;
-        i[l] = j[l] = -1;
-        if (place < ALL) {
-            find_block(place, BLOCKS, &i[l], &j[l]);
-            float own = i[l] != j[l] ? 0 : (float)(i[l] < BLOCKS / 2 ? lambda : of_q);
-            load_minus(gram + (i[l] * FEATURES + j[l]) * FIT_BLOCK, FEATURES, own, at[l]);
-        }
+        own[l] = find_block(warp + l * FACTOR_WARPS, BLOCKS);
+        int32_t i = block_i(own[l]), j = block_j(own[l]);
+        float added = i != j ? 0 : (float)(i < BLOCKS / 2 ? lambda : of_q);
+        if (i >= 0)
+            load_minus(gram + (i * FEATURES + j) * FIT_BLOCK, FEATURES, added, at[l]);
     }
 #pragma unroll 1
     for (int32_t k = 0; k < BLOCKS; k++) {
 #pragma unroll
         for (int32_t l = 0; l < OWN; l++)
-            if (j[l] == k)
-                put_minus(at[l], room.panel[i[l]]);
+            if (block_j(own[l]) == k)
+                put_minus(at[l], room.panel[block_i(own[l])]);
         __syncthreads();
         if (warp == 0)
             factorise_diagonal(&room, k);
@@ -228,8 +236,8 @@ static __global__ void __launch_bounds__(FACTOR_THREADS, 1)
         __syncthreads();
 #pragma unroll
         for (int32_t l = 0; l < OWN; l++)
-            if (j[l] > k)
-                update(room.panel[i[l]], room.panel[j[l]], at[l]);
+            if (block_j(own[l]) > k)
+                update(room.panel[block_i(own[l])], room.panel[block_j(own[l])], at[l]);
         __syncthreads();
     }
     if (threadIdx.x == 0)

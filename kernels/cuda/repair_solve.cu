@@ -189,6 +189,7 @@ static __device__ void find_leverage(struct solve_room<WARPS> *room,
         sum[i / 16][i / 4 % 4][i % 4] = -x[(i / 4 % 4 * 8 + lane % 4 * 2 + i % 2) * FEATURES +
                                            warp * FIT_BLOCK + outer_row<false>(i / 16, i / 2 % 2)];
     solve<WARPS, false>(room, arrays.gram + (int64_t)head * FEATURES * FEATURES, sum);
+#pragma unroll 8
     for (int32_t row = 0; row < FIT_BLOCK; row++) {
         float value = room->z[warp * FIT_BLOCK + row][lane];
         squares = fmaf(value, value, squares);
@@ -215,10 +216,14 @@ static __device__ void find_left(struct solve_room<WARPS> *room, const struct fi
         int64_t row = (int64_t)head * arrays.rows + band;
         float sum[2][4][4]; /* x weight - residual */
         load_minus(arrays.residual + row * D + tile * FIT_BLOCK + threadIdx.x % 4 * 2, D, sum);
+        const float *x = arrays.x + row * FEATURES;
+        struct fragments<2> rows, next;
+        fetch_rows<2>(x, FEATURES, &next);
 #pragma unroll 1
         for (int32_t k = 0; k < WARPS; k++) {
-            struct fragments<2> rows;
-            fetch_rows<2>(arrays.x + row * FEATURES + k * FIT_BLOCK, FEATURES, &rows);
+            rows = next;
+            if (k + 1 < WARPS)
+                fetch_rows<2>(x + (k + 1) * FIT_BLOCK, FEATURES, &next);
             multiply_block<2, 4>(rows, room->z + k * FIT_BLOCK, 0, sum);
         }
         float *out = arrays.left + ((int64_t)head * (D / FIT_BLOCK) + tile) * arrays.rows + band;
@@ -240,20 +245,6 @@ static __device__ void find_left(struct solve_room<WARPS> *room, const struct fi
 
 /* ---- the weights as they are applied -------------------------------------------------------- */
 
-/* Over the block; room holds a number per warp. */
-template <int WARPS> static __device__ float block_max(float value, float *room)
-{
-    for (int32_t lane = 16; lane > 0; lane /= 2)
-        value = fmaxf(value, __shfl_xor_sync(0xffffffff, value, lane));
-    __syncthreads();
-    if (threadIdx.x % 32 == 0)
-        room[threadIdx.x / 32] = value;
-    __syncthreads();
-    for (int32_t i = 0; i < WARPS; i++)
-        value = fmaxf(value, room[i]);
-    return value;
-}
-
 static __device__ uint16_t round_to_half(draftattn_dtype dtype, float value)
 {
     return dtype == DRAFTATTN_F16 ? __half_as_ushort(__float2half_rn(value))
@@ -266,6 +257,7 @@ static __device__ void store_fragments(const struct solve_room<WARPS> &room, int
                                        uint32_t *out)
 {
     constexpr int32_t FEATURES = WARPS * FIT_BLOCK, D = FEATURES / 2;
+#pragma unroll 4
     for (int32_t i = threadIdx.x; i < FEATURES * FIT_BLOCK / 2; i += WARPS * 32) {
         int32_t word = i % 4, owner = i / 4 % 32, pair = i / 128 % 2, step = i / 256;
         int32_t half = step / (D / 16), in_half = step % (D / 16);
@@ -276,10 +268,31 @@ static __device__ void store_fragments(const struct solve_room<WARPS> &room, int
     }
 }
 
+/* The power of two that brings the largest of a half's weights into [1, 2). A warp has 32 rows. */
+template <int WARPS>
+static __device__ float find_scale(struct solve_room<WARPS> *room, const float *column)
+{
+    float largest = 0;
+#pragma unroll 8
+    for (int32_t i = 0; i < FIT_BLOCK; i++)
+        largest = fmaxf(largest, fabsf(column[i * STRIDE]));
+    for (int32_t lane = 16; lane > 0; lane /= 2)
+        largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, lane));
+    room->due[0][threadIdx.x / 32] = largest;
+    __syncthreads();
+    const float *half = room->due[0] + threadIdx.x / (WARPS * 16) * (WARPS / 2);
+    for (int32_t i = 0; i < WARPS / 2; i++)
+        largest = fmaxf(largest, half[i]);
+    __syncthreads();
+    if (!(largest > 0 && largest < INFINITY))
+        return 1;
+    return ldexpf(1, max(-60, min(60, ilogbf(largest))));
+}
+
 /*
  * The block's columns of the weights: what tensor cores take, rounded to dtype, or as they are for
- * F32; and the shift that belongs to what was rounded, so that means cancel. A power of two brings
- * either half's largest weight into [1, 2): F16 could not hold those of large q.
+ * F32; and the shift that belongs to what was rounded, so that means cancel. Rounded weights are
+ * scaled: F16 could not hold those of large q.
  */
 template <int WARPS>
 static __device__ void pack_columns(struct solve_room<WARPS> *room, const struct fit_arrays &arrays,
@@ -288,29 +301,25 @@ static __device__ void pack_columns(struct solve_room<WARPS> *room, const struct
     constexpr int32_t FEATURES = WARPS * FIT_BLOCK, D = FEATURES / 2;
     int32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = tile * FIT_BLOCK + lane;
     const float *mean = arrays.mean + (int64_t)head * 3 * D;
-    float largest[2] = {0, 0}, unscale[2] = {1, 1}, shift = 0;
-    for (int32_t row = warp; row < FEATURES; row += WARPS)
-        largest[row >= D] = fmaxf(largest[row >= D], fabsf(room->z[row][lane]));
-    for (int32_t half = 0; half < 2; half++) {
-        float most = block_max<WARPS>(largest[half], room->due[0]);
-        if (dtype != DRAFTATTN_F32 && most > 0 && most < INFINITY)
-            unscale[half] = ldexpf(1, max(-60, min(60, ilogbf(most))));
-        if (threadIdx.x == 0)
-            arrays.unscale[((int64_t)head * D / FIT_BLOCK + tile) * 2 + half] = unscale[half];
-    }
-    for (int32_t row = warp; row < FEATURES; row += WARPS) {
-        float back = unscale[row >= D], value = room->z[row][lane];
+    float *own = &room->z[warp * FIT_BLOCK][lane];
+    float *weight = arrays.weight + ((int64_t)head * FEATURES + warp * FIT_BLOCK) * D + column;
+    float scale = dtype == DRAFTATTN_F32 ? 1 : find_scale(room, own);
+    float shift = 0, row_mean = mean[warp * FIT_BLOCK + lane];
+#pragma unroll 4
+    for (int32_t i = 0; i < FIT_BLOCK; i++) {
+        float value = own[i * STRIDE];
         if (dtype == DRAFTATTN_F32) {
-            arrays.weight[((int64_t)head * FEATURES + row) * D + column] = value;
+            weight[i * D] = value;
         } else {
-            uint16_t bits = round_to_half(dtype, value / back);
-            value = load_element(&bits, dtype, 0) * back;
-            room->z[row][lane] = __uint_as_float(bits);
+            uint16_t bits = round_to_half(dtype, value / scale);
+            value = load_element(&bits, dtype, 0) * scale;
+            own[i * STRIDE] = __uint_as_float(bits);
         }
-        shift = fmaf(mean[row], value, shift);
+        shift = fmaf(__shfl_sync(0xffffffff, row_mean, i), value, shift);
     }
-    __syncthreads(); /* maxima have been read, everything is rounded */
     room->due[warp][lane] = shift;
+    if (lane == 0 && warp % (WARPS / 2) == 0)
+        arrays.unscale[((int64_t)head * D / FIT_BLOCK + tile) * 2 + warp / (WARPS / 2)] = scale;
     __syncthreads();
     for (int32_t i = 1; i < WARPS; i++)
         shift += room->due[i][lane];
@@ -348,7 +357,7 @@ static __device__ void find_weights(struct solve_room<WARPS> *room, const struct
 
 /* Tiles of the weights, which take longest, come first. */
 template <int WARPS>
-static __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)
+static __global__ void __launch_bounds__(WARPS * 32, 8 / WARPS)
     solve_kernel(struct fit_arrays arrays, int32_t heads, draftattn_dtype packed)
 {
     constexpr int32_t COLUMNS = WARPS / 2; /* tiles of the weights */
