@@ -84,8 +84,8 @@ cudaError_t cuda_gather_pool(const struct pool_cuda *pool, cudaStream_t stream);
 
 /* map [heads][video_query_blocks][video_key_blocks] =
  *     softmax_J(scale * mean_q(I) . mean_k(J) + log n_J),
- * times scale * sqrt(sum_d mean_q[d]^2 spread_k[d]) where spread_k is not NULL. Products in float32
- * (no TF32). mean_q, mean_k and spread_k begin at multiples of 16 bytes. */
+ * times scale * sqrt(sum_d mean_q[d]^2 spread_k[d]) where spread_k is not NULL. Products are as good
+ * as float32's (not plain TF32). mean_q, mean_k and spread_k begin at multiples of 16 bytes. */
 cudaError_t cuda_draft_map(const struct shape_cuda *shape, const float *mean_q, const float *mean_k,
                            const float *spread_k, float *map, cudaStream_t stream);
 
