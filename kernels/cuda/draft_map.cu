@@ -77,7 +77,7 @@ template <int HEAD_DIM> struct alignas(16) shared_room {
     struct rows_of_map rows; /* here, lest it take registers */
 };
 
-/* Sums of a thread: [m][pair][tile][i] is of row 2 m + i / 2 and of column 2 tile + i % 2 of four. */
+/* Sums of a thread: [m][pair][tile][i] is of row 2 m + i / 2, column 2 tile + i % 2 of four. */
 typedef float sums[ROWS / 2][PAIRS][2][4];
 
 DEVICE float &sum_of(sums &sum, int row, int pair, int column)
