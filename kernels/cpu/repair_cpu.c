@@ -4,18 +4,13 @@
  * probe rows of a corrected head are delivered as they were computed, exactly. Rows that saw every
  * key are left alone.
  */
+#include "../repair_rules.h"
 #include "cpu_kernel.h"
 #include "stages_cpu.h"
 
 #include <math.h>
 #include <omp.h>
 #include <string.h>
-
-/* Fewer rows say nothing. A gain in squared error below this share, or below this many of its own
- * standard errors from row to row, may be chance. */
-#define MIN_FIT_ROWS 16
-#define MIN_GAIN     0.02
-#define MIN_SPREADS  1
 
 static int64_t block_of(const struct problem *problem, int64_t position)
 {
