@@ -11,9 +11,9 @@
  *
  * Bound: the pivots, one after the other: products take about a fifth as long.
  *
- * Ladder, head_dim 128, an H100: in one launch with the inverse (Gauss-Jordan by float32 FMAs, 8
- * pivots a step) repair without correction took 260 us at 12 x 32,760; this one is not measured
- * yet.
+ * Ladder, repair without correction of 12 x 32,760 at head_dim 128 on an H100:
+ *   1  Gauss-Jordan inverse by float32 FMAs, 8 pivots a step, then products    260 us
+ *   2  this factor and repair_solve.cu                                         not measured yet
  */
 #include "repair_cuda.cuh"
 #include "repair_mma.cuh"
