@@ -15,7 +15,8 @@
  * Bound: memory, three tensors' worth; the tensor cores and the fragments' way out of shared memory
  * take about half as long.
  *
- * Ladder: not measured yet.
+ * Ladder, 128 columns, bfloat16, an H100:
+ *   1  as above: 24 x 118,784 0.84 ms (2.2 GB, 2.6 TB/s), 12 x 32,760 0.12 ms
  */
 #include "repair_cuda.cuh"
 
