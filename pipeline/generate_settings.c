@@ -90,13 +90,13 @@ static void fill_defaults(struct generate_settings *s, const struct model_defaul
         s->height = d->height;
     if (!s->frames)
         s->frames = d->frames;
-    if (!s->steps)
-        s->steps = d->steps;
     if (s->fps <= 0)
         s->fps = d->fps;
     if (s->guidance < 0)
         s->guidance = d->guidance;
     bool large = s->width * s->height > d->width * d->height;
+    if (!s->steps)
+        s->steps = large ? d->steps_large : d->steps;
     if (s->flow_shift <= 0)
         s->flow_shift = large ? d->flow_shift_large : d->flow_shift;
     fill_attention(&s->attention, d, large);

@@ -25,6 +25,7 @@ static const struct model_defaults wan_defaults = {
     .height = 480,
     .frames = 81,
     .steps = 50,
+    .steps_large = 50,
     .guidance = 5,
     .fps = 16,
     .flow_shift = 5,
@@ -45,6 +46,7 @@ static bool read_defaults(struct model_defaults *d, const char *path, struct err
         config_int_or(config, "height", 16, 16384, d->height, &d->height, error) &&
         config_int_or(config, "frames", 1, 9999, d->frames, &d->frames, error) &&
         config_int_or(config, "steps", 1, 1000, d->steps, &d->steps, error) &&
+        config_int_or(config, "steps_large", 1, 1000, d->steps, &d->steps_large, error) &&
         config_float_or(config, "guidance", 0, 100, d->guidance, &d->guidance, error) &&
         config_float_or(config, "fps", 1, 240, d->fps, &d->fps, error) &&
         config_float_or(config, "flow_shift", 0.01, 1000, d->flow_shift, &d->flow_shift, error) &&

@@ -13,9 +13,10 @@
 /* What to generate with where the user does not say: from generation_defaults.json in the model's
  * folder, else what Wan2.1 was published with. */
 struct model_defaults {
-    int64_t width, height, frames, steps;
+    int64_t width, height, frames;
+    int64_t steps, steps_large; /* large: for more pixels than width * height */
     double guidance, fps;
-    double flow_shift, flow_shift_large; /* large: for more pixels than width * height */
+    double flow_shift, flow_shift_large; /* likewise */
     double sparsity; /* of draft attention up to width * height; negative = the library's default,
                         which larger videos take in any case */
     int64_t probes;  /* likewise */

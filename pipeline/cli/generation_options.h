@@ -52,7 +52,7 @@ struct generation_arguments {
 #define GENERATION_ROWS_SAMPLING                                                                   \
     OPTION_ROW_HEADING("Sampling"),                                                                \
         OPTION_ROW_INT('s', "steps", "N", common.steps, 1, 1000,                                   \
-                       "denoising steps (default: the model's)"),                                  \
+                       "denoising steps (default: the model's for the size)"),                     \
         OPTION_ROW_REAL(0, "cfg", "X", common.cfg, 0, 100,                                         \
                         "classifier-free guidance; up to 1 = none, half the work (default: the "   \
                         "model's)"),                                                               \

@@ -46,6 +46,7 @@ DEFAULTS = dict(
     height=256,
     frames=33,
     steps=12,
+    steps_large=20,
     guidance=4,
     flow_shift=3,
     flow_shift_large=9,

@@ -16,6 +16,7 @@ static const struct model model = {
                  .height = 256,
                  .frames = 33,
                  .steps = 12,
+                 .steps_large = 20,
                  .guidance = 4,
                  .fps = 16,
                  .flow_shift = 3,
@@ -70,13 +71,14 @@ static void test_defaults(void **state)
     s.guidance = 0;
     s.negative_prompt = "";
     assert_true(resolve(&s, &notes, &error));
-    assert_true(s.height == 256 && s.flow_shift == 5 && s.guidance == 0);
+    assert_true(s.height == 256 && s.steps == 20 && s.flow_shift == 5 && s.guidance == 0);
     assert_string_equal(s.negative_prompt, "");
     s = asked();
     s.width = s.height = 512;
+    s.steps = 6;
     s.flow_shift = 2.5;
     assert_true(resolve(&s, &notes, &error));
-    assert_true(s.flow_shift == 2.5);
+    assert_true(s.steps == 6 && s.flow_shift == 2.5);
     assert_true(s.attention.sparsity == draftattn_plan_desc_default().sparsity);
     assert_true(s.attention.probes == draftattn_plan_desc_default().probes);
     s = asked();
