@@ -34,7 +34,7 @@ def arguments():
     )
     p = stages.add_parser("vae", help="train the VAE, or train it on")
     p.add_argument("seconds", type=float)
-    p.add_argument("--size", type=int, choices=(128, 256), default=128, help="of the crops")
+    p.add_argument("--size", type=int, choices=(128, 256, 512), default=128, help="of the videos")
     p = stages.add_parser("dit", help="train transformer and text encoder, or train them on")
     p.add_argument("seconds", type=float, help="making latents included")
     p.add_argument("--rate", type=float, default=1.2e-3, help="learning rate")

@@ -207,18 +207,19 @@ def pyramid_loss(y, x, where):
 
 class Videos:
     """A pool of rendered videos from which random crops are taken; the fourth channel says where
-    objects are."""
+    objects are, and suns if asked for."""
 
-    def __init__(self, seed, frames, side, size=64):
-        self.random, self.frames, self.side = random.Random(seed), frames, side
+    def __init__(self, seed, frames, side, size=64, suns=False):
+        self.random, self.frames, self.side, self.suns = random.Random(seed), frames, side, suns
         self.pool = torch.empty(size, 4, frames, side, side, device=DEVICE, dtype=torch.bfloat16)
         self.at = 0
         self.add(size)
 
     def add(self, count):
         for i in range(0, count, 8):
+            shape = self.frames, self.side, self.side
             videos, _, where = world.batch(
-                self.random, min(8, count - i), self.frames, self.side, self.side, device=DEVICE
+                self.random, min(8, count - i), *shape, device=DEVICE, suns=self.suns
             )
             for video in torch.cat([videos, where], 1):
                 self.pool[self.at % len(self.pool)] = video
@@ -282,6 +283,15 @@ def losses(m, crops, with_half):
     return ((y - x) ** 2).mean(), kl, pyramid_loss(y, x, where) + 1e-3 * kl + 0.5 * half
 
 
+def trained(m, size):
+    """Names and parameters that a stage trains. Large videos train the decoder alone: the latents, and
+    what was trained on them, stay as they are."""
+    if size > 256:
+        m.encoder.requires_grad_(False)
+        m.quant_conv.requires_grad_(False)
+    return [(name, p) for name, p in m.named_parameters() if p.requires_grad]
+
+
 def train(work, seconds, size):
     torch.manual_seed(0)
     use_gpu_kernels()
@@ -291,22 +301,30 @@ def train(work, seconds, size):
     if again:
         m.load_state_dict(weights)
     at_ends = ("conv_in", "conv_out", "quant")
+    named = trained(m, size)
     optimizer = Optimizer(
-        m.named_parameters(),
+        named,
         7e-4 if again else 1e-3,
         lambda name: name.endswith("weight") and not any(s in name for s in at_ends),
         weight_decay=0.0,
         betas=(0.9, 0.98),
     )
-    average = Average(m.parameters(), 0.998)
+    average = Average([p for _, p in named], 0.998)
     # Crops first (cheap), then whole frames and longer clips, so that neither large frames nor late
-    # frames are new to the model: frames, crop, batch.
-    kinds = [(33, 128, 8)] if size == 128 else [(33, 256, 2), (65, 128, 4)]
-    pools = [Videos(10 + frames + crop, frames, 256) for frames, crop, _ in kinds]
+    # frames are new to the model, then large videos: frames, side of the videos, crop, batch.
+    kinds = {
+        128: [(33, 256, 128, 8)],
+        256: [(33, 256, 256, 2), (65, 256, 128, 4)],
+        512: [(33, 512, 512, 1), (33, 256, 256, 2)],
+    }[size]
+    pools = [
+        Videos(frames + crop + side - 246, frames, side, suns=size > 256)
+        for frames, side, crop, _ in kinds
+    ]
     start, step, log = time.time(), 0, None
     while (share := (time.time() - start) / seconds) < 1:
         k = step % len(kinds)
-        _, crop, batch = kinds[k]
+        *_, crop, batch = kinds[k]
         if step % 4 < 2:
             pools[k].add(2)
         parts = losses(m, pools[k].crops(batch, crop), step % 4 == 3)
@@ -325,7 +343,8 @@ def train(work, seconds, size):
             )
     average.apply()
     work.save("vae", m.state_dict())
-    work.forget("stats")  # they were the old one's
+    if size <= 256:
+        work.forget("stats")  # they were the old encoder's
     m.eval()
     held_out(m, path=work.path("vae.png"))
     if size > 128:

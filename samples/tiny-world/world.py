@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import subprocess
 import tempfile
@@ -179,12 +180,13 @@ def render(scenes, frames, height, width, rays=2, device="cpu"):
     return out
 
 
-def batch(rnd, count, frames, height, width, device="cpu"):
-    """Random videos, their captions, and where the objects and their shadows are: 0 or 1,
-    [count, 1, frames, height, width]."""
+def batch(rnd, count, frames, height, width, device="cpu", suns=False):
+    """Random videos, their captions, and where the objects and their shadows are, and suns and moons if
+    asked for: 0 or 1, [count, 1, frames, height, width]."""
     scenes = [scene(rnd) for _ in range(count)]
     videos = render(scenes, frames, height, width, device=device)
-    empty = [dict(s, objects=[]) for s in scenes]
+    behind = math.pi if suns else 0.0
+    empty = [dict(s, objects=[], sun=s["sun"] + behind) for s in scenes]
     change = videos - render(empty, frames, height, width, device=device)
     where = (change.abs().amax(1, keepdim=True) > 0.1).float()
     return videos, [caption(s, rnd) for s in scenes], where
