@@ -62,9 +62,10 @@ struct run {
 
 /* Where a pointer leads, as a backend sees it. */
 enum memory {
-    MEMORY_OWN,    /* its stages can work there */
-    MEMORY_HOST,   /* the host alone can */
-    MEMORY_FOREIGN /* another device's */
+    MEMORY_OWN,     /* its stages can work there */
+    MEMORY_HOST,    /* the host alone can */
+    MEMORY_FOREIGN, /* another device's */
+    MEMORY_UNKNOWN  /* the device does not tell; its words are in error.h */
 };
 
 /* Most that store() takes at once. */

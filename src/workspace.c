@@ -38,6 +38,8 @@ draftattn_status memory_check(const draftattn_plan *plan, const char *name, cons
 {
     const struct backend *backend = plan->context->backend;
     enum memory memory = backend->memory ? backend->memory(&plan->problem, data) : MEMORY_OWN;
+    if (memory == MEMORY_UNKNOWN)
+        return error_backend(DRAFTATTN_DEVICE_ERROR, "asking where memory is");
     RETURN_IF(
         memory == MEMORY_HOST, DRAFTATTN_INVALID_ARGUMENT,
         "%s is in host memory; backend %s works on memory of its device (cudaMalloc), or make "

@@ -15,7 +15,7 @@ struct workspace_header {
     double seconds[DRAFTATTN_STAGE_COUNT];
 };
 
-/* The backend can work there, or INVALID_ARGUMENT. */
+/* The backend can work there, or INVALID_ARGUMENT; DEVICE_ERROR where the device does not tell. */
 draftattn_status memory_check(const draftattn_plan *plan, const char *name, const void *data);
 
 /* Big enough, aligned and in the backend's memory space, or INVALID_ARGUMENT. */

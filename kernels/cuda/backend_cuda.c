@@ -18,11 +18,18 @@ _Static_assert(CUDA_STORE_BYTES >= BACKEND_STORE_BYTES, "store() takes what src/
 
 /* ---- devices ------------------------------------------------------------------------------- */
 
+/* An error that has been seen to: else the caller's own next call would meet it. */
+static void forget(cudaError_t error)
+{
+    if (error)
+        cudaGetLastError();
+}
+
 static draftattn_status status_of(cudaError_t error)
 {
+    forget(error);
     if (error == cudaSuccess)
         return DRAFTATTN_SUCCESS;
-    cudaGetLastError(); /* else the caller's own next call would meet it */
     if (error == cudaErrorMemoryAllocation)
         return DRAFTATTN_OUT_OF_MEMORY;
     return error_report(DRAFTATTN_DEVICE_ERROR, "CUDA: %s", cudaGetErrorString(error));
@@ -40,17 +47,18 @@ static cudaError_t enter(int32_t device, int *before)
 static void leave(int32_t device, int before)
 {
     if (before != device)
-        cudaSetDevice(before);
+        forget(cudaSetDevice(before));
 }
 
 /* 90 for 9.0; 0 where the device does not tell. */
 static int capability_of(int32_t device)
 {
     int major = 0, minor = 0;
-    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ||
-        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device))
-        return 0;
-    return major * 10 + minor;
+    cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    if (!error)
+        error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    forget(error);
+    return error ? 0 : major * 10 + minor;
 }
 
 /* Whether this build holds code for the device: DRAFTATTN_CUDA_CODE is words such as 86, which runs
@@ -78,8 +86,7 @@ static const char *cuda_why_not(int32_t device)
     if (device == -1)
         return "the tensors are in host memory (device is -1), where CPU backends work";
     cudaError_t error = cudaGetDeviceCount(&count);
-    if (error)
-        cudaGetLastError();
+    forget(error);
     if (error == cudaErrorInsufficientDriver)
         return "the NVIDIA driver is missing or older than the CUDA of this build; nvidia-smi "
                "tells";
@@ -118,10 +125,12 @@ static enum memory cuda_memory(const struct problem *problem, const void *data)
     if (!error)
         error = cudaPointerGetAttributes(&attributes, data);
     leave(problem->device, before);
-    if (error)
-        cudaGetLastError();
-    if (error || attributes.type == cudaMemoryTypeUnregistered ||
-        attributes.type == cudaMemoryTypeHost)
+    if (error) {
+        forget(error);
+        error_report(DRAFTATTN_DEVICE_ERROR, "CUDA: %s", cudaGetErrorString(error));
+        return MEMORY_UNKNOWN;
+    }
+    if (attributes.type == cudaMemoryTypeUnregistered || attributes.type == cudaMemoryTypeHost)
         return MEMORY_HOST;
     bool own = attributes.type == cudaMemoryTypeManaged || attributes.device == problem->device;
     return own ? MEMORY_OWN : MEMORY_FOREIGN;
@@ -163,8 +172,8 @@ static draftattn_status cuda_prepare(const struct problem *problem, void **prepa
 static void cuda_release(const struct problem *problem, void *prepared)
 {
     int before;
-    if (enter(problem->device, &before) == cudaSuccess)
-        release_cuda(prepared);
+    forget(enter(problem->device, &before));
+    forget(release_cuda(prepared));
     leave(problem->device, before);
 }
 
@@ -298,14 +307,16 @@ static cudaError_t keep_by_policy(const struct run *run, const struct scratch_cu
                                  .map = run->map,
                                  .kept = scratch->kept,
                                  .scratch = scratch->select};
-    if (problem->desc.policy == DRAFTATTN_POLICY_DRAFT_PAPER) {
-        select.paper = true;
-        select.dropped = policy_draft_paper_dropped(problem);
-    } else {
+    if (problem->desc.policy == DRAFTATTN_POLICY_DRAFT) {
         struct policy_draft_range range = policy_draft_range(problem);
         select.mean = range.mean, select.low = range.low, select.high = range.high;
         select.row_floor = problem->desc.row_floor;
         select.spread = problem->desc.head_spread > 1;
+    } else {
+        /* Dense comes here by draftattn_select() alone, and drops nothing. */
+        bool dense = problem->desc.policy == DRAFTATTN_POLICY_DENSE;
+        select.paper = true;
+        select.dropped = dense ? 0 : policy_draft_paper_dropped(problem);
     }
     return cuda_select(&select, run->stream);
 }

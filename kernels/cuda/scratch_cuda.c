@@ -185,8 +185,9 @@ cudaError_t prepare_cuda(const struct problem *problem, struct prepared_cuda **o
     return cudaSuccess;
 }
 
-void release_cuda(struct prepared_cuda *prepared)
+cudaError_t release_cuda(struct prepared_cuda *prepared)
 {
-    cudaFree(prepared->memory);
+    cudaError_t error = cudaFree(prepared->memory);
     free(prepared);
+    return error;
 }

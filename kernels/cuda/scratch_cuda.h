@@ -43,6 +43,6 @@ bool scratch_cuda_open(const struct problem *problem, void *base, struct scratch
 /* Copies of what kernels read of a plan, on the current device, there when this returns. *out is
  * NULL on failure. */
 cudaError_t prepare_cuda(const struct problem *problem, struct prepared_cuda **out);
-void release_cuda(struct prepared_cuda *prepared);
+cudaError_t release_cuda(struct prepared_cuda *prepared);
 
 #endif

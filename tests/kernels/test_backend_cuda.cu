@@ -366,7 +366,9 @@ static draftattn_plan_desc random_selection(uint64_t seed)
                 random_below(seed, 4, 2) * random_below(seed, 5, 300));
 
     desc.in_dtype = desc.out_dtype = DRAFTATTN_F32; /* what every backend takes */
-    desc.policy = paper ? DRAFTATTN_POLICY_DRAFT_PAPER : DRAFTATTN_POLICY_DRAFT;
+    desc.policy = paper                            ? DRAFTATTN_POLICY_DRAFT_PAPER
+                  : random_below(seed, 13, 6) == 0 ? DRAFTATTN_POLICY_DENSE
+                                                   : DRAFTATTN_POLICY_DRAFT;
     desc.heads = (int32_t)random_below(seed, 6, 4) + 1;
     desc.batch = (int32_t)random_below(seed, 7, 2) + 1;
     desc.key_block = !paper && random_below(seed, 8, 2) ? 64 : 128;
