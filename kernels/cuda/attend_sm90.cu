@@ -29,8 +29,9 @@
  *   4  descriptors of one word, indices told to be uniform: beside 3   -0.5 %
  *   5  a fixed base, beside 1 in one run: 597   629   589 ->      710-752   692-718   626-667
  *   6  the logarithm of whole blocks shifts the base: beside 5   700   676   614 -> 724   687   629
- * Beside others in one process (tests/bench/compare_gpu.py): 12 x 32,760 dense 768, FlashAttention-4
- * 707, cuDNN 564; 24 x 118,784 dense 706, 645, 614; 90 % 703, 667; with key blocks of 64 709, 569.
+ * Beside others in one process (tests/bench/compare_gpu.py): 12 x 32,760 dense 768,
+ * FlashAttention-4 707, cuDNN 564; 24 x 118,784 dense 706, 645, 614; 90 % 703, 667; with key blocks
+ * of 64 709, 569.
  * At 12 x 32,768 and 90 % 631, 605: 26 steps an item leave its beginning and end bare.
  *
  * Tried without gain: three stages (-2 to -5 %); passing the turn before or behind the products
@@ -264,7 +265,8 @@ template <int D> DEVICE void produce(storage<D> &s, const arguments &a, int lane
 
 /*
  * Layout of a warp's m64nN sums: thread t of the warp holds rows t / 4 and t / 4 + 8 of its 16, and
- * of every 8 columns two, from t % 4 * 2 on: sums[4 * g + 2 * h + i] is row h, column 8 * g + .. + i.
+ * of every 8 columns two, from t % 4 * 2 on: sums[4 * g + 2 * h + i] is row h, column
+ * 8 * g + .. + i.
  */
 
 template <int D, typename T>
@@ -440,7 +442,8 @@ template <int D> struct rows_state {
     softmax_rows softmax;
 };
 
-/* Products are issued in turns, so that the softmax of one consumer runs under those of the other. */
+/* Products are issued in turns, so that the softmax of one consumer runs under those of the
+ * other. */
 DEVICE void take_turn(int group)
 {
     barrier_sync(TURN + group, 128 * CONSUMERS);
@@ -708,14 +711,26 @@ CUtensorMap packed_map(encoder &encoder, const void *data, int64_t head_dim, int
     return make_map(encoder, packed, head_dim, rows, heads, entries, KEYS);
 }
 
+/* The driver's function is looked up, so that nothing links the driver. */
+bool find_encode(encoder &encoder)
+{
+    cudaDriverEntryPointQueryResult found;
+    void **encode = (void **)&encoder.encode;
+    const char *name = "cuTensorMapEncodeTiled";
+#if CUDART_VERSION >= 12050
+    cudaError_t error =
+        cudaGetDriverEntryPointByVersion(name, encode, 12000, cudaEnableDefault, &found);
+#else
+    cudaError_t error = cudaGetDriverEntryPoint(name, encode, cudaEnableDefault, &found);
+#endif
+    return error == cudaSuccess && found == cudaDriverEntryPointSuccess;
+}
+
 bool fill_arguments(const attend_cuda &attend, arguments &a)
 {
     const shape_cuda &shape = attend.shape;
     encoder encoder = {};
-    cudaDriverEntryPointQueryResult found;
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encoder.encode, 12000,
-                                         cudaEnableDefault, &found) != cudaSuccess ||
-        found != cudaDriverEntryPointSuccess)
+    if (!find_encode(encoder))
         return false;
     encoder.type = attend.dtype == DRAFTATTN_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
                                                  : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
