@@ -352,7 +352,8 @@ DRAFTATTN_API draftattn_status draftattn_plan_order(const draftattn_plan *plan, 
  *            Dense guards stand above it; the break-even, with min_tokens 0, does not. Its arrays
  *            are in host memory, and checked; with CUDA also both in device memory, where nothing
  *            is checked: entries out of range and repeated ones are left out. CUDA reads the arrays
- *            when the work is done, so they stay until then; a capture needs them on the device
+ *            when the work is done, so they stay until then; from pageable memory the call may wait
+ *            for what the stream holds; a capture needs them on the device
  * workspace  of at least draftattn_plan_workspace_size(), aligned to 64 bytes; one per run at a
  *            time
  * stream     a cudaStream_t for CUDA, where the call returns before the work is done; CPU backends
