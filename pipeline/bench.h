@@ -54,8 +54,9 @@ struct bench_lab {
     size_t workspace_bytes;
 };
 
-/* What a contender did. Seconds are what a caller waits for: on a device until its work is done. Operations: 4 head_dim for each pair of a query and an exact key, a block's
- * means counting as one key, probe rows included; by them gflops is reckoned over the whole run. */
+/* What a contender did. Seconds are what a caller waits for: on a device until its work is done.
+ * Operations: 4 head_dim for each pair of a query and an exact key, a block's means counting as one
+ * key, probe rows included; by them gflops is reckoned over the whole run. */
 struct bench_row {
     int runs;
     double sparsity; /* asked for; 0 for dense */

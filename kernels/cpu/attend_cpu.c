@@ -2,8 +2,8 @@
  * Owns the distribution of attention over threads: one task per query block (and per tile of probe
  * rows), head by head, longest first, each a list of panels for the micro-kernel: the means of the
  * skipped key blocks, then the kept ones. The means are in a cache since the task before, and each
- * panel is asked for during the one before it: nothing comes as a surprise. What a task computes depends on nothing but its rows
- * and panels, so results do not depend on the number of threads.
+ * panel is asked for during the one before it: nothing comes as a surprise. What a task computes
+ * depends on nothing but its rows and panels, so results do not depend on the number of threads.
  */
 #include "cpu_kernel.h"
 #include "stages_cpu.h"

@@ -59,7 +59,7 @@ struct repair_layout {
 
 static inline struct repair_layout repair_lay_out(int64_t rows, int64_t head_dim)
 {
-    struct carve carve = {0};
+    struct carve carve = {0, false};
     struct repair_layout layout;
     layout.x = carve_array(&carve, rows * 2 * head_dim, sizeof(float));
     layout.xt = carve_array(&carve, rows * 2 * head_dim, sizeof(float));

@@ -90,8 +90,8 @@ DEVICE void barrier_arrive(int barrier, int threads)
 
 /* ---- numbers ---- */
 
-/* A value that is the same in all lanes, told to the compiler: what is made from it stays out of the
- * vector registers. */
+/* A value that is the same in all lanes, told to the compiler: what is made from it stays out of
+ * the vector registers. */
 DEVICE int uniform(int x)
 {
     return __reduce_max_sync(~0u, x);
@@ -149,10 +149,10 @@ template <int PENDING> DEVICE void wgmma_wait(void)
 }
 
 /*
- * A matrix in shared memory in panels of 64 elements a row, 128-byte swizzle: 8 rows are 1024 bytes.
- * This is the low word of its descriptor; the high word is the same for all. lead: bytes from one
- * panel to the next where a product walks over panels (columns of V), else 0. Moving on by bytes
- * adds bytes / 16.
+ * A matrix in shared memory in panels of 64 elements a row, 128-byte swizzle: 8 rows are 1024
+ * bytes. This is the low word of its descriptor; the high word is the same for all. lead: bytes
+ * from one panel to the next where a product walks over panels (columns of V), else 0. Moving on by
+ * bytes adds bytes / 16.
  */
 DEVICE uint32_t matrix_word(uint32_t address, uint32_t lead)
 {

@@ -23,8 +23,8 @@
  * launch.
  *
  * Ladder
- *   v1  as above: 24 x 928 x 928 0.142 ms, with row_floor 0 0.209 ms, with head_spread 2 0.479 ms; 24
- *       x 928 x 1856 0.257 ms; 12 x 256 x 256 0.053 ms (H100, warm, median)
+ *   v1  as above: 24 x 928 x 928 0.142 ms, with row_floor 0 0.209 ms, with head_spread 2 0.479 ms;
+ *       24 x 928 x 1856 0.257 ms; 12 x 256 x 256 0.053 ms (H100, warm, median)
  */
 #include "stages_cuda.h"
 

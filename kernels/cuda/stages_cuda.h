@@ -68,13 +68,14 @@ struct pool_cuda {
                                        16-byte aligned; NULL = not wanted */
     float *mean_q;                  /* [heads][video_query_blocks][head_dim]; NULL = not wanted */
     float *mean_k;                  /* [heads][video_key_blocks][head_dim]; NULL = not wanted */
-    float *
-        spread_k; /* variances of k in each block (divided by its count), the same shape; NULL = not wanted */
-    void *low_k,
-        *low_v; /* means of all key blocks in the type of k: [heads][cuda_mean_rows()][head_dim], rows
-                            from key_blocks on are 0; NULL = not wanted */
-    float *
-        bias; /* [cuda_mean_rows()]: log2 of the length of each key block, -INFINITY from key_blocks on; NULL = not wanted */
+    /* Variances of k in each block (divided by its count), the same shape; NULL = not wanted. */
+    float *spread_k;
+    /* Means of all key blocks in the type of k: [heads][cuda_mean_rows()][head_dim], rows from
+     * key_blocks on are 0; NULL = not wanted. */
+    void *low_k, *low_v;
+    /* [cuda_mean_rows()]: log2 of the length of each key block, -INFINITY from key_blocks on; NULL
+     * = not wanted. */
+    float *bias;
 };
 
 /* One pass over each tensor: it is copied and pooled together. Sums are float32. */
@@ -84,8 +85,8 @@ cudaError_t cuda_gather_pool(const struct pool_cuda *pool, cudaStream_t stream);
 
 /* map [heads][video_query_blocks][video_key_blocks] =
  *     softmax_J(scale * mean_q(I) . mean_k(J) + log n_J),
- * times scale * sqrt(sum_d mean_q[d]^2 spread_k[d]) where spread_k is not NULL. Products are as good
- * as float32's (not plain TF32). mean_q, mean_k and spread_k begin at multiples of 16 bytes. */
+ * times scale * sqrt(sum_d mean_q[d]^2 spread_k[d]) where spread_k is not NULL. Products in float32
+ * (no TF32). mean_q, mean_k and spread_k begin at multiples of 16 bytes. */
 cudaError_t cuda_draft_map(const struct shape_cuda *shape, const float *mean_q, const float *mean_k,
                            const float *spread_k, float *map, cudaStream_t stream);
 
@@ -94,18 +95,17 @@ cudaError_t cuda_draft_map(const struct shape_cuda *shape, const float *mean_q, 
 /* What the policy comes to in numbers; the host works them out as src/policy_*.c do. */
 struct select_cuda {
     struct shape_cuda shape;
-    bool
-        paper; /* DRAFT_PAPER: keep every entry >= the (dropped)-th smallest + 1 of the head, ties included */
-    int64_t dropped;  /* paper: entries of a head that go; 0 = none */
+    bool paper;       /* DRAFT_PAPER: by a cut for each head, ties included */
+    int64_t dropped;  /* paper: entries >= the so many-th smallest of a head stay; 0 = all */
     int64_t mean;     /* draft: video pairs a head keeps on average */
     double row_floor; /* draft */
     bool spread;      /* draft: heads of a batch entry share heads * mean within [low, high] */
     int64_t low, high;
     const float *map; /* [heads][video_query_blocks][video_key_blocks], no NaN */
-    uint32_t *
-        kept; /* out: [heads * query_blocks][cuda_mean_rows() / 32]; bit j % 32 of word j / 32: key block j
-                         is kept. Text rows and text keys are all kept; bits from key_blocks on are 0 */
-    void *scratch; /* cuda_select_scratch() bytes */
+    uint32_t *kept;   /* out: [heads * query_blocks][cuda_mean_rows() / 32]; bit j % 32 of word
+                         j / 32: key block j is kept. Text rows and text keys are all kept; bits
+                         from key_blocks on are 0 */
+    void *scratch;    /* cuda_select_scratch() bytes */
 };
 
 size_t cuda_select_scratch(const struct shape_cuda *shape);
@@ -154,8 +154,9 @@ static inline int64_t cuda_attend_scratch(int64_t items)
 /*
  * Items of the queue, longest first, taken in turn by *counter:
  *     item < heads * query_blocks    query block item % query_blocks of head item / query_blocks
- *     else                           with t = item - heads * query_blocks, probe tile t % tiles of head t / tiles:
- *                                    rows [128 * tile, ...) of probe_q, all keys, no compensation; into exact
+ *     else                           with t = item - heads * query_blocks, probe tile t % tiles of
+ *                                    head t / tiles: rows [128 * tile, ...) of probe_q, all keys,
+ *                                    no compensation; into exact
  */
 struct attend_cuda {
     struct shape_cuda shape;

@@ -92,8 +92,8 @@ struct test_case {
     uint64_t seed;
 };
 
-/* Runs the case on the context, from any thread, and judges o, lse, the block list and the guards. A call that fails
- * is a failed verdict with its words. */
+/* Runs the case on the context, from any thread, and judges o, lse, the block list and the guards.
+ * A call that fails is a failed verdict with its words. */
 void check_case(draftattn_context *context, const struct test_case *test, struct verdict *verdict);
 void test_case_describe(const struct test_case *test, char *text, size_t size);
 

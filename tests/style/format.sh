@@ -1,6 +1,6 @@
 #!/bin/sh
-# format.sh SOURCE CLANG-FORMAT: C and CUDA sources are as .clang-format has them; C, CMake and shell files
-# have no tabs and at most 100 columns.
+# format.sh SOURCE CLANG-FORMAT: C and CUDA sources are as .clang-format has them; they, CMake and
+# shell files have no tabs and at most 100 columns.
 set -eu
 cd "$1"
 formatter=$2

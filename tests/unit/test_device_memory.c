@@ -1,4 +1,5 @@
-/* Device memory: what goes there comes back; without a device every call says so and does no harm. */
+/* Device memory: what goes there comes back; without a device every call says so and harms
+ * nothing. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
