@@ -22,8 +22,9 @@
  *
  * Ladder, 256 probes of 128, an H100:
  *   1  as above: all of the fit 0.30 ms at 24 heads, 0.26 at 12; 0.21 of it the inverse, one block
- *      a head. Corrections of float32 rows are up to 4e-4 of themselves from the CPU's, with a small
- *      ridge 1.6e-3: the inverse is explicit and float32, and long sums of tensor cores truncate
+ *      a head. Corrections of float32 rows are up to 4e-4 of themselves from the CPU's, with a
+ *      small ridge 1.6e-3: the inverse is explicit and float32, and long sums of tensor cores
+ *      truncate
  */
 #include "repair_cuda.cuh"
 
