@@ -29,10 +29,11 @@
  * CUDA. Calls that take a stream enqueue their work there and return; what is enqueued depends on
  * the arguments alone. draftattn_run(), draftattn_attend() and draftattn_draft_map() allocate
  * nothing, wait for nothing and read nothing back, so a stream capture can hold them: each replay
- * works on what the same memory holds then; plan and workspace stay as long as the graph. Making and
- * destroying a plan, draftattn_select(), draftattn_read_stats() and draftattn_read_block_list() wait
- * for all work on the device: not during a capture. Every call leaves the thread's current device
- * as it was. A failure of earlier work on the device can be reported by any of them (DEVICE_ERROR).
+ * works on what the same memory holds then; plan and workspace stay as long as the graph. Making
+ * and destroying a plan, draftattn_select(), draftattn_read_stats() and draftattn_read_block_list()
+ * wait for all work on the device: not during a capture. Every call leaves the thread's current
+ * device as it was. A failure of earlier work on the device can be reported by any of them
+ * (DEVICE_ERROR).
  *
  * What is not in this header is not part of the interface. Values of enums never change.
  */
