@@ -122,7 +122,8 @@ endif()
 # that reads what ptxas says.
 function(draftattn_cuda_target name)
   target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr
-    -lineinfo -Xptxas -warn-spills --threads 0 -Xcompiler=-Wall,-Wextra
+    $<$<CONFIG:RelWithDebInfo>:-lineinfo> # of a release it would be three quarters
+    -Xptxas -warn-spills --threads 0 -Xcompiler=-Wall,-Wextra
     $<$<NOT:$<STREQUAL:$<TARGET_PROPERTY:TYPE>,EXECUTABLE>>:-Xcompiler=-fno-exceptions>>)
   set_target_properties(${name} PROPERTIES CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON
     CUDA_VISIBILITY_PRESET hidden CUDA_COMPILER_LAUNCHER
