@@ -27,7 +27,8 @@
  *   2  that wait behind the loop's branch                             632   612   563
  *   3  queries in registers                                           653   624   573
  *   4  descriptors of one word, indices told to be uniform: beside 3   -0.5 %
- *   5  a fixed base, beside 1 in one run: 597   629   589 ->      710-752   692-718   626-667
+ *   5  a fixed base, beside 1 in one run: 597   629   589 -> 752   718   667 with a base handed in;
+ *      with that of the first step 710   692   626 in another
  *   6  the logarithm of whole blocks shifts the base: beside 5   700   676   614 -> 724   687   629
  * Beside others in one process (tests/bench/compare_gpu.py): 12 x 32,760 dense 768,
  * FlashAttention-4 707, cuDNN 564; 24 x 118,784 dense 706, 645, 614; 90 % 703, 667; with key blocks
