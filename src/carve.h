@@ -35,4 +35,17 @@ static inline int64_t carve_product(int64_t a, int64_t b)
     return a < 0 || b < 0 || __builtin_mul_overflow(a, b, &product) ? -1 : product;
 }
 
+/* Carving over memory; base NULL = only the size is wanted. */
+struct placer {
+    struct carve carve;
+    char *base;
+};
+
+/* Where an array of count elements lies; NULL without a base, and where sizes have overflowed. */
+static inline void *carve_place(struct placer *placer, int64_t count, size_t element)
+{
+    size_t offset = carve_array(&placer->carve, count, element);
+    return placer->base && !placer->carve.overflow ? placer->base + offset : NULL;
+}
+
 #endif

@@ -12,20 +12,9 @@
 /* Tasks a thread should have in a group: the last ones to finish leave the others idle. */
 #define TASKS_PER_THREAD 32
 
-struct placer {
-    struct carve carve;
-    char *base;
-};
-
-static void *place(struct placer *placer, int64_t count, size_t element)
-{
-    size_t offset = carve_array(&placer->carve, count, element);
-    return placer->base && !placer->carve.overflow ? placer->base + offset : NULL;
-}
-
 static float *place_floats(struct placer *placer, int64_t a, int64_t b)
 {
-    return place(placer, carve_product(a, b), sizeof(float));
+    return carve_place(placer, carve_product(a, b), sizeof(float));
 }
 
 /* Outputs of this type cannot wait for repair in the caller's memory. */
@@ -56,7 +45,7 @@ static void place_probes(struct placer *placer, const struct problem *problem,
     out->exact = place_floats(placer, problem->heads, problem->probes * head_dim);
     out->weight = place_floats(placer, problem->heads, 2 * head_dim * head_dim);
     out->shift = place_floats(placer, problem->heads, head_dim);
-    out->probe_tokens = place(placer, problem->probes, sizeof(int64_t));
+    out->probe_tokens = carve_place(placer, problem->probes, sizeof(int64_t));
 }
 
 static void place_copies(struct placer *placer, const struct problem *problem,
@@ -83,12 +72,12 @@ static void place_thread(struct placer *placer, const struct problem *problem,
     out->work = place_floats(placer, tile > rows ? tile : rows, 1);
     out->lse = place_floats(placer, ATTEND_MAX_ROWS, 1);
     out->bias = place_floats(placer, problem->key_blocks, 1);
-    out->skipped = place(placer, problem->key_blocks, sizeof(int64_t));
-    out->panels = place(placer, key_panels + mean_panels, sizeof(struct attend_panel));
+    out->skipped = carve_place(placer, problem->key_blocks, sizeof(int64_t));
+    out->panels = carve_place(placer, key_panels + mean_panels, sizeof(struct attend_panel));
     out->fit_o = place_floats(placer, problem->probes, head_dim);
     out->fit_q = place_floats(placer, problem->probes, head_dim);
     out->fit_exact = place_floats(placer, problem->probes, head_dim);
-    out->fit = place(placer, repair_fit_bytes(problem->probes, head_dim), 1);
+    out->fit = carve_place(placer, repair_fit_bytes(problem->probes, head_dim), 1);
 }
 
 bool scratch_cpu_open(const struct problem *problem, void *base, struct scratch_cpu *scratch,
@@ -107,15 +96,15 @@ bool scratch_cpu_open(const struct problem *problem, void *base, struct scratch_
         int64_t tasks = problem->query_blocks + probe_tiles(problem);
         place_means(&placer, problem, scratch);
         scratch->tasks =
-            place(&placer, carve_product(problem->heads, tasks), sizeof(struct task_cpu));
+            carve_place(&placer, carve_product(problem->heads, tasks), sizeof(struct task_cpu));
     }
     if (problem->probes > 0)
         place_probes(&placer, problem, scratch);
     place_copies(&placer, problem, scratch);
     place_thread(&one_thread, problem, &thread);
     scratch->thread_bytes = one_thread.carve.size;
-    scratch->threads =
-        place(&placer, one_thread.carve.overflow ? -1 : problem->threads, scratch->thread_bytes);
+    scratch->threads = carve_place(&placer, one_thread.carve.overflow ? -1 : problem->threads,
+                                   scratch->thread_bytes);
     if (bytes)
         *bytes = placer.carve.size;
     return !placer.carve.overflow;

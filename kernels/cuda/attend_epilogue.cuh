@@ -13,6 +13,18 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <type_traits>
+
+/* Rounded to T, low in the lower half. */
+template <typename T> DEVICE uint32_t pack_pair(float low, float high)
+{
+    uint32_t both;
+    if constexpr (std::is_same_v<T, __half>)
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    else
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
 
 /* A row on its way out; data NULL = there is no such row. */
 struct row_out {

@@ -112,16 +112,6 @@ DEVICE void multiply(float *d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-template <typename T> DEVICE uint32_t pack_pair(float low, float high)
-{
-    uint32_t both;
-    if constexpr (std::is_same_v<T, __half>)
-        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    else
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
-}
-
 DEVICE float exp2_approximate(float x)
 {
     float y;

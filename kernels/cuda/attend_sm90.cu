@@ -83,8 +83,8 @@ struct arguments {
     struct attend_args args;
     int32_t mean_steps; /* of an item that skips something */
     float to_sums;      /* what turns base-2 logits into products of q and k */
-    struct again again; /* queue NULL = there is no second kernel */
-    bool second;        /* this is it */
+    struct again again;
+    bool second; /* this is it */
 };
 
 template <int D> struct storage {
@@ -414,7 +414,7 @@ template <typename T> DEVICE void round_weights(const float (&sums)[64], uint32_
 {
 #pragma unroll
     for (int i = 0; i < 32; i++)
-        p[i] = pack<T>(sums[2 * i], sums[2 * i + 1]);
+        p[i] = pack_pair<T>(sums[2 * i], sums[2 * i + 1]);
 }
 
 /* The warp's queries as products take them from registers. */

@@ -65,17 +65,6 @@ DEVICE void tensor_load(void *to, const CUtensorMap *map, uint64_t *barrier, int
                  : "memory");
 }
 
-DEVICE void tensor_map_prefetch(const CUtensorMap *map)
-{
-    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
-/* What ordinary stores wrote to shared memory becomes visible to copies and matrix products. */
-DEVICE void fence_async(void)
-{
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
 /* ---- named barriers: 0 is __syncthreads() ---- */
 
 DEVICE void barrier_sync(int barrier, int threads)
@@ -102,16 +91,6 @@ DEVICE float exp2_fast(float x)
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
-}
-
-template <typename T> DEVICE uint32_t pack(float low, float high)
-{
-    uint32_t both;
-    if constexpr (std::is_same_v<T, __half>)
-        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    else
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
 }
 
 /* ---- warpgroup matrix products, m64 nN k16, float32 sums ---- */

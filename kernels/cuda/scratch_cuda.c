@@ -9,17 +9,6 @@
 
 #include <stdlib.h>
 
-struct placer {
-    struct carve carve;
-    char *base;
-};
-
-static void *place(struct placer *placer, int64_t count, size_t element)
-{
-    size_t offset = carve_array(&placer->carve, count, element);
-    return placer->base && !placer->carve.overflow ? placer->base + offset : NULL;
-}
-
 struct shape_cuda sparse_shape(const struct problem *problem)
 {
     const struct prepared_cuda *prepared = problem->prepared;
@@ -69,15 +58,15 @@ static void place_means(struct placer *placer, const struct problem *problem,
     int64_t heads = shape->heads, rows = cuda_mean_rows(shape), head_dim = shape->head_dim;
     int64_t low = carve_product(heads, rows * head_dim);
     int64_t video = carve_product(heads, shape->video_key_blocks * head_dim);
-    out->mean_q = place(placer, carve_product(heads, shape->video_query_blocks * head_dim),
-                        sizeof(*out->mean_q));
-    out->mean_k = place(placer, video, sizeof(*out->mean_k));
+    out->mean_q = carve_place(placer, carve_product(heads, shape->video_query_blocks * head_dim),
+                              sizeof(*out->mean_q));
+    out->mean_k = carve_place(placer, video, sizeof(*out->mean_k));
     if (draft && desc->score == DRAFTATTN_SCORE_SPREAD)
-        out->spread_k = place(placer, video, sizeof(*out->spread_k));
+        out->spread_k = carve_place(placer, video, sizeof(*out->spread_k));
     if (draft && desc->compensation) {
-        out->low_k = place(placer, low, dtype_size(desc->in_dtype));
-        out->low_v = place(placer, low, dtype_size(desc->in_dtype));
-        out->bias = place(placer, rows, sizeof(*out->bias));
+        out->low_k = carve_place(placer, low, dtype_size(desc->in_dtype));
+        out->low_v = carve_place(placer, low, dtype_size(desc->in_dtype));
+        out->bias = carve_place(placer, rows, sizeof(*out->bias));
     }
 }
 
@@ -86,10 +75,11 @@ static void place_probes(struct placer *placer, const struct problem *problem,
 {
     int64_t heads = shape->heads, head_dim = shape->head_dim;
     int64_t rows = (int64_t)cuda_probe_tiles(shape) * CUDA_QUERY_BLOCK;
-    out->probe_q =
-        place(placer, carve_product(heads, rows * head_dim), dtype_size(problem->desc.in_dtype));
-    out->exact = place(placer, carve_product(heads, shape->probes * head_dim), sizeof(*out->exact));
-    out->repair = place(placer, (int64_t)cuda_repair_scratch(shape), 1);
+    out->probe_q = carve_place(placer, carve_product(heads, rows * head_dim),
+                               dtype_size(problem->desc.in_dtype));
+    out->exact =
+        carve_place(placer, carve_product(heads, shape->probes * head_dim), sizeof(*out->exact));
+    out->repair = carve_place(placer, (int64_t)cuda_repair_scratch(shape), 1);
 }
 
 bool scratch_cuda_open(const struct problem *problem, void *base, struct scratch_cuda *scratch,
@@ -104,17 +94,17 @@ bool scratch_cuda_open(const struct problem *problem, void *base, struct scratch
     *scratch = (struct scratch_cuda){0};
     if (items < 0 || items > INT32_MAX)
         return false;
-    scratch->q = place(&placer, tensor, element);
-    scratch->k = place(&placer, tensor, element);
-    scratch->v = place(&placer, tensor, element);
+    scratch->q = carve_place(&placer, tensor, element);
+    scratch->k = carve_place(&placer, tensor, element);
+    scratch->v = carve_place(&placer, tensor, element);
     place_means(&placer, problem, &shape, scratch);
-    scratch->kept =
-        place(&placer, carve_product(rows, cuda_mean_rows(&shape) / 32), sizeof(*scratch->kept));
-    scratch->queue = place(&placer, items, sizeof(*scratch->queue));
-    scratch->counter = place(&placer, 1, sizeof(*scratch->counter));
-    scratch->attend = place(&placer, cuda_attend_scratch(items), sizeof(*scratch->attend));
-    scratch->select = place(&placer, (int64_t)cuda_select_scratch(&shape), 1);
-    scratch->list = place(&placer, (int64_t)cuda_list_scratch(&shape), 1);
+    scratch->kept = carve_place(&placer, carve_product(rows, cuda_mean_rows(&shape) / 32),
+                                sizeof(*scratch->kept));
+    scratch->queue = carve_place(&placer, items, sizeof(*scratch->queue));
+    scratch->counter = carve_place(&placer, 1, sizeof(*scratch->counter));
+    scratch->attend = carve_place(&placer, cuda_attend_scratch(items), sizeof(*scratch->attend));
+    scratch->select = carve_place(&placer, (int64_t)cuda_select_scratch(&shape), 1);
+    scratch->list = carve_place(&placer, (int64_t)cuda_list_scratch(&shape), 1);
     if (problem->probes > 0)
         place_probes(&placer, problem, &shape, scratch);
     if (bytes)
