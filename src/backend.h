@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BACKEND_VERSION 3
+#define BACKEND_VERSION 4
 
 /* One compiled attention kernel: a line of kernels/variants.def. */
 struct kernel_row {
@@ -132,6 +132,10 @@ struct backend {
     /* Out of it, when all that was enqueued before is done. */
     draftattn_status (*read)(const struct problem *problem, void *to, const void *from,
                              size_t bytes);
+
+    /* Version 4: within the backend's memory space, in the order of the stream. */
+    draftattn_status (*copy)(const struct problem *problem, void *stream, void *to,
+                             const void *from, size_t bytes);
 };
 
 /* All backends of this build, in the order in which AUTO tries them; ended by NULL. */

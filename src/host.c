@@ -78,3 +78,10 @@ draftattn_status host_read(const struct problem *problem, void *to, const void *
     memcpy(to, from, bytes);
     return DRAFTATTN_SUCCESS;
 }
+
+draftattn_status host_copy(const struct problem *problem, void *stream, void *to, const void *from,
+                           size_t bytes)
+{
+    (void)stream;
+    return host_read(problem, to, from, bytes);
+}

@@ -13,5 +13,7 @@ draftattn_status host_select(const struct run *run);
 draftattn_status host_store(const struct problem *problem, void *stream, void *to, const void *from,
                             size_t bytes);
 draftattn_status host_read(const struct problem *problem, void *to, const void *from, size_t bytes);
+draftattn_status host_copy(const struct problem *problem, void *stream, void *to, const void *from,
+                           size_t bytes);
 
 #endif

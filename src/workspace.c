@@ -105,6 +105,7 @@ void *workspace_scratch(const draftattn_plan *plan, void *workspace)
     return (char *)workspace + plan->layout.scratch;
 }
 
+/* workspace: or the beginning of one, saved. */
 static draftattn_status finished_header(const draftattn_plan *plan, const void *workspace,
                                         struct workspace_header *header)
 {
@@ -136,6 +137,35 @@ draftattn_status draftattn_read_stats(const draftattn_plan *plan, const void *wo
     if (!heads)
         free(all);
     return status;
+}
+
+/* They lie ahead of the list, in the order and at the distances that reading expects. */
+static size_t stats_bytes(const draftattn_plan *plan)
+{
+    return plan->layout.row_ptr;
+}
+
+draftattn_status draftattn_stats_size(const draftattn_plan *plan, size_t *bytes)
+{
+    RETURN_IF(!plan || !bytes, DRAFTATTN_INVALID_ARGUMENT, "%s is NULL", plan ? "bytes" : "plan");
+    *bytes = stats_bytes(plan);
+    return DRAFTATTN_SUCCESS;
+}
+
+draftattn_status draftattn_save_stats(const draftattn_plan *plan, const void *workspace, void *to,
+                                      void *stream)
+{
+    RETURN_IF(!plan || !workspace || !to, DRAFTATTN_INVALID_ARGUMENT, "%s is NULL",
+              !plan        ? "plan"
+              : !workspace ? "workspace"
+                           : "to");
+    TRY(workspace_check(plan, workspace, plan->layout.size));
+    RETURN_IF((uintptr_t)to % WORKSPACE_ALIGNMENT, DRAFTATTN_INVALID_ARGUMENT,
+              "to is not aligned to %d bytes", WORKSPACE_ALIGNMENT);
+    TRY(memory_check(plan, "to", to));
+    return error_backend(
+        plan->context->backend->copy(&plan->problem, stream, to, workspace, stats_bytes(plan)),
+        "saving statistics");
 }
 
 static draftattn_status check_capacity(const draftattn_block_list *list, int64_t entries)

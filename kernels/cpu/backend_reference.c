@@ -165,4 +165,5 @@ const struct backend backend_reference = {.version = BACKEND_VERSION,
                                           .select_size = host_select_size,
                                           .select = host_select,
                                           .store = host_store,
-                                          .read = host_read};
+                                          .read = host_read,
+                                          .copy = host_copy};

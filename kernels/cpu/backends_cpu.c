@@ -28,7 +28,7 @@ static const char *portable_why_not(int32_t device)
         .scratch_size = cpu_scratch_size, .group_heads = cpu_group_heads, .pool = cpu_pool,        \
         .draft_map = cpu_draft_map, .gather = cpu_gather, .attend = cpu_attend,                    \
         .repair = cpu_repair, .cost = (costs), .select_size = host_select_size,                    \
-        .select = host_select, .store = host_store, .read = host_read                              \
+        .select = host_select, .store = host_store, .read = host_read, .copy = host_copy           \
     }
 
 /* From CPU times of one thread of an AMD EPYC (Zen 5): 4 heads of 128, 512 to 2048 tokens, 75 %, 0

@@ -100,12 +100,62 @@ static void test_a_list_lies_in_one_place(void **state)
     library_case_close(&test);
 }
 
+/* What is saved tells of the run it was saved after, whatever the workspace serves next. */
+static void test_saved_stats_stay(void **state)
+{
+    struct library_case test;
+    struct backend backend;
+    draftattn_stats sparse, dense, saved;
+    draftattn_head_stats heads[64], kept[64];
+    const draftattn_step guarded = {.step = 0, .steps = 10, .sigma = -1};
+    size_t bytes;
+    (void)state;
+    open_case(&test, &backend);
+    assert_true(test.desc.heads <= 64);
+    assert_int_equal(draftattn_stats_size(test.plan, &bytes), DRAFTATTN_SUCCESS);
+    char *copy = library_case_alloc(bytes + 64);
+    memset(copy, 0x5a, bytes + 64);
+    assert_int_equal(draftattn_save_stats(test.plan, test.workspace, copy, NULL),
+                     DRAFTATTN_SUCCESS);
+    assert_int_equal(draftattn_read_stats(test.plan, copy, NULL, NULL),
+                     DRAFTATTN_INVALID_ARGUMENT); /* nothing had run */
+
+    assert_int_equal(library_case_run(&test, NULL, NULL), DRAFTATTN_SUCCESS);
+    assert_int_equal(draftattn_read_stats(test.plan, test.workspace, &sparse, heads),
+                     DRAFTATTN_SUCCESS);
+    assert_int_equal(draftattn_save_stats(test.plan, test.workspace, copy, NULL),
+                     DRAFTATTN_SUCCESS);
+    assert_int_equal(library_case_run(&test, &guarded, NULL), DRAFTATTN_SUCCESS);
+    assert_int_equal(draftattn_read_stats(test.plan, test.workspace, &dense, NULL),
+                     DRAFTATTN_SUCCESS);
+    assert_int_equal(draftattn_read_stats(test.plan, copy, &saved, kept), DRAFTATTN_SUCCESS);
+    assert_true(dense.dense && !sparse.dense && !saved.dense);
+    assert_true(saved.density == sparse.density && saved.density < 1);
+    assert_memory_equal(kept, heads, (size_t)test.desc.heads * sizeof *heads);
+    for (size_t i = bytes; i < bytes + 64; i++)
+        assert_int_equal(copy[i], 0x5a);
+
+    assert_int_equal(draftattn_save_stats(test.plan, test.workspace, copy + 4, NULL),
+                     DRAFTATTN_INVALID_ARGUMENT);
+    assert_error_names("aligned");
+    odd_place = copy;
+    odd_memory = MEMORY_HOST;
+    assert_int_equal(draftattn_save_stats(test.plan, test.workspace, copy, NULL),
+                     DRAFTATTN_INVALID_ARGUMENT);
+    assert_error_names("to is in host memory");
+    assert_int_equal(draftattn_save_stats(test.plan, NULL, copy, NULL), DRAFTATTN_INVALID_ARGUMENT);
+    assert_int_equal(draftattn_stats_size(test.plan, NULL), DRAFTATTN_INVALID_ARGUMENT);
+    free(copy);
+    library_case_close(&test);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_places_are_named),
         cmocka_unit_test(test_a_lost_device_is_a_device_error),
         cmocka_unit_test(test_a_list_lies_in_one_place),
+        cmocka_unit_test(test_saved_stats_stay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
