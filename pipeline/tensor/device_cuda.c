@@ -11,6 +11,7 @@
 #include "device_cuda.h"
 
 #include "conv_cuda.h"
+#include "libraries_cuda.h"
 #include "linear_cuda.h"
 #include "random_cuda.h"
 #include "weight_groups_cuda.h"
@@ -125,7 +126,7 @@ static bool open_parts(struct device *device, struct error *error)
 bool device_cuda_create(struct device **out, const struct device_desc *desc, struct error *error)
 {
     *out = NULL;
-    if (!gpu_answers(desc->index, error))
+    if (!gpu_answers(desc->index, error) || !libraries_cuda_open(error))
         return false;
     struct device *device = calloc(1, sizeof *device);
     if (!device)
