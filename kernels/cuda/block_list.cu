@@ -4,22 +4,25 @@
  * before they are followed, what they lead to is checked.
  *
  * The idea: chunks of items (rows, then probe tiles). A warp counts the bits of a row; a chunk
- * knows its sum and how many items it has of each cost (count_items), one CTA adds those up over
- * all chunks (scan_chunks), and a chunk gives its items their places in row_ptr and in the queue
- * (place_items): a stable counting sort. write_rows takes one popcount a block, 32 blocks a store.
- * The cost of an item is one byte that says how far it falls short of all key blocks, in steps of
- * 1/32 of itself: longest first as far as it matters, and among equals in order, so that neighbours
- * share keys in the L2 cache.
+ * ranks its items of each cost and adds up its rows, and the CTA that comes last adds those up over
+ * all chunks (count_items): a stable counting sort. Then a warp an item knows all it needs to write
+ * row_ptr, block_idx and the queue (write_items): one popcount a block, 32 blocks a store. The cost
+ * of an item is one byte that says how far it falls short of all key blocks, in steps of 1/32 of
+ * itself: longest first as far as it matters, and among equals in order, so that neighbours share
+ * keys in the L2 cache.
  *
  * CUB would do both, with twice the launches, a scratch that depends on the device and, in 13.0,
  * with spilled registers.
  *
- * Bounds: launches and the list itself, 4 bytes a kept pair; 24 x 929 x 929 at 10 % are 8 MB.
+ * Bounds: launches and the list itself, 4 bytes a kept pair; 24 x 928 x 928 at 10 % and rows that
+ * are full are 17 MB, 6 us.
  *
- * Ladder
- *   v1  as above: 24 x 928 x 928, 20 % kept, 0.076 ms, half kept 0.082 ms; 12 x 256 x 256 0.031 ms
- *       (H100, warm, median)
+ * Ladder, H100, 24 x 928 x 928 of 4.2 and of 10.4 million pairs; 12 x 256 x 256
+ *   v1  count, scan by one CTA whose threads each read a stretch, place, write: 0.0756, 0.0824;
+ *       0.0315 ms. Bits of the list: 0.0570 ms
+ *   v2  as above, a clear and two launches: 0.0372, 0.0429; 0.0201 ms. Bits: 0.0545 ms
  */
+#include "last_cta.cuh"
 #include "stages_cuda.h"
 
 #include <cub/block/block_scan.cuh>
@@ -29,9 +32,12 @@
 enum {
     THREADS = 256,
     WARPS = THREADS / 32,
-    CHUNK = THREADS, /* items: place_items has a thread for each */
-    COUNT_THREADS = 1024,
-    COSTS = 256
+    COUNT_THREADS = 512,
+    COUNT_WARPS = COUNT_THREADS / 32,
+    CHUNK = 256, /* items */
+    WARP_ITEMS = CHUNK / COUNT_WARPS,
+    COSTS = 256,
+    GROUPS = COUNT_THREADS / COSTS /* of chunks, that are added up side by side */
 };
 
 static const uint32_t ALL_LANES = 0xffffffffu;
@@ -41,9 +47,11 @@ struct list_work {
     struct list_cuda list;
     int64_t rows, items;
     int32_t words, chunks; /* words of a row of kept bits */
-    uint8_t *cost;         /* [items] */
-    int64_t *kept;         /* [chunks] pairs in the rows of a chunk; then: of all before it */
-    int64_t *count;        /* [COSTS][chunks] items; then: of all before them */
+    uint32_t *done;        /* CTAs of count_items; begins as 0 */
+    uint8_t *cost, *rank;  /* [items]; items of its cost in its chunk before it */
+    int64_t *before;       /* [rows] pairs in its chunk before it */
+    int64_t *kept;         /* [chunks + 1] pairs in the rows of a chunk; then: of all before it */
+    int32_t *count;        /* [chunks][COSTS] items; then: their first place in the queue */
     size_t size;           /* bytes of scratch */
 };
 
@@ -73,110 +81,136 @@ static __device__ uint8_t cost_of(int64_t kept, int32_t key_blocks)
     return (uint8_t)min((one >> 18) - (share >> 18), (uint32_t)COSTS - 1);
 }
 
-static __device__ int64_t count_bits(const uint32_t *bits, int32_t words)
+/* Lengths of a chunk's items, a warp WARP_ITEMS: the first loads of all are under way at once. */
+static __device__ void count_lengths(const struct list_work *work, int64_t first, int32_t *length)
 {
-    uint32_t kept = 0;
-    for (int32_t word = threadIdx.x % 32; word < words; word += 32)
-        kept += __popc(bits[word]);
-    return __reduce_add_sync(ALL_LANES, kept);
-}
-
-/* A CTA a chunk, a warp an item. row_ptr[row + 1] is the length of the row for now. */
-static __global__ void __launch_bounds__(COUNT_THREADS) count_items(const struct list_work work)
-{
-    __shared__ uint32_t count[COSTS];
-    __shared__ unsigned long long all;
-    const int32_t lane = threadIdx.x % 32, key_blocks = work.list.shape.key_blocks;
-    const int64_t first = (int64_t)blockIdx.x * CHUNK;
-    for (int32_t i = threadIdx.x; i < COSTS; i += COUNT_THREADS)
-        count[i] = 0;
-    if (threadIdx.x == 0)
-        all = 0;
-    __syncthreads();
-    for (int32_t i = threadIdx.x / 32; i < CHUNK && first + i < work.items;
-         i += COUNT_THREADS / 32) {
-        const int64_t item = first + i;
-        const bool row = item < work.rows;
-        int64_t kept = key_blocks; /* of a probe tile */
-        if (row)
-            kept = count_bits(work.list.kept + item * work.words, work.words);
-        if (lane != 0)
-            continue;
-        const uint8_t cost = cost_of(kept, key_blocks);
-        work.cost[item] = cost;
-        atomicAdd(count + cost, 1u);
-        if (row) {
-            work.list.row_ptr[item + 1] = kept;
-            atomicAdd(&all, (unsigned long long)kept);
-        }
+    const int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    uint32_t kept[WARP_ITEMS];
+#pragma unroll
+    for (int32_t i = 0; i < WARP_ITEMS; i++) {
+        const int64_t item = first + warp * WARP_ITEMS + i;
+        const bool holds = item < work->rows && lane < work->words;
+        kept[i] = holds ? __ldg(work->list.kept + item * work->words + lane) : 0;
+    }
+#pragma unroll
+    for (int32_t i = 0; i < WARP_ITEMS; i++) {
+        const int64_t item = first + warp * WARP_ITEMS + i;
+        kept[i] = __popc(kept[i]);
+        if (item < work->rows)
+#pragma unroll 1
+            for (int32_t word = lane + 32; word < work->words; word += 32)
+                kept[i] += __popc(__ldg(work->list.kept + item * work->words + word));
+    }
+    __syncwarp(); /* or the compiler calls a function for every sum */
+#pragma unroll
+    for (int32_t i = 0; i < WARP_ITEMS; i++) {
+        const bool row = first + warp * WARP_ITEMS + i < work->rows;
+        kept[i] = __reduce_add_sync(ALL_LANES, kept[i]);
+        if (lane == 0)
+            length[warp * WARP_ITEMS + i] = row ? (int32_t)kept[i] : work->list.shape.key_blocks;
     }
     __syncthreads();
-    for (int32_t i = threadIdx.x; i < COSTS; i += COUNT_THREADS)
-        work.count[(int64_t)i * work.chunks + blockIdx.x] = count[i];
-    if (threadIdx.x == 0)
-        work.kept[blockIdx.x] = (int64_t)all;
 }
 
-/* Sums of all before, in place, by one CTA: a stretch a thread. */
-static __device__ void scan_array(int64_t *value, int64_t length)
+typedef cub::BlockScan<int64_t, COUNT_THREADS, cub::BLOCK_SCAN_WARP_SCANS> list_scan;
+
+/* Counts become first places, for all chunks: a thread a cost and a group of chunks. */
+static __device__ void scan_counts(const struct list_work *work,
+                                   typename list_scan::TempStorage *storage)
 {
-    typedef cub::BlockScan<int64_t, COUNT_THREADS, cub::BLOCK_SCAN_WARP_SCANS> scan;
-    __shared__ typename scan::TempStorage storage;
-    const int64_t stretch = (length + COUNT_THREADS - 1) / COUNT_THREADS;
-    const int64_t begin = min(length, (int64_t)threadIdx.x * stretch);
-    const int64_t end = min(length, begin + stretch);
-    int64_t sum = 0;
+    __shared__ int32_t sums[GROUPS][COSTS], start[COSTS];
+    const int32_t cost = threadIdx.x % COSTS, group = threadIdx.x / COSTS;
+    const int32_t stretch = (work->chunks + GROUPS - 1) / GROUPS;
+    const int32_t begin = min(work->chunks, group * stretch);
+    const int32_t end = min(work->chunks, begin + stretch);
+    int32_t *count = work->count + cost, sum = 0;
 #pragma unroll 8
-    for (int64_t i = begin; i < end; i++)
-        sum += value[i];
-    scan(storage).ExclusiveSum(sum, sum);
-    for (int64_t i = begin; i < end; i++) {
-        const int64_t own = value[i];
-        value[i] = sum;
+    for (int32_t i = begin; i < end; i++)
+        sum += __ldcg(count + (int64_t)i * COSTS);
+    sums[group][cost] = sum;
+    __syncthreads();
+    int64_t all = 0;
+    if (group == 0)
+        for (int32_t i = 0; i < GROUPS; i++)
+            all += sums[i][cost];
+    list_scan(*storage).ExclusiveSum(all, all);
+    if (group == 0)
+        start[cost] = (int32_t)all;
+    __syncthreads();
+    sum = start[cost];
+    for (int32_t i = 0; i < group; i++)
+        sum += sums[i][cost];
+#pragma unroll 8
+    for (int32_t i = begin; i < end; i++) {
+        const int32_t own = __ldcg(count + (int64_t)i * COSTS);
+        count[(int64_t)i * COSTS] = sum;
         sum += own;
     }
-    __syncthreads();
 }
 
-static __global__ void __launch_bounds__(COUNT_THREADS) scan_chunks(const struct list_work work)
+/* Pairs of chunks become pairs before them, and of all: a stretch of chunks a thread. */
+static __device__ void scan_kept(const struct list_work *work,
+                                 typename list_scan::TempStorage *storage)
 {
-    scan_array(work.kept, work.chunks);
-    scan_array(work.count, (int64_t)COSTS * work.chunks);
-}
-
-/* A CTA a chunk, a thread an item. */
-static __global__ void __launch_bounds__(THREADS) place_items(const struct list_work work)
-{
-    typedef cub::BlockScan<int64_t, THREADS, cub::BLOCK_SCAN_WARP_SCANS> scan;
-    __shared__ typename scan::TempStorage storage;
-    enum { COUNTS = COSTS + 1 }; /* the last is for threads without an item */
-    __shared__ int32_t count[WARPS * COUNTS];
-    const int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int64_t item = (int64_t)blockIdx.x * CHUNK + threadIdx.x;
-    const bool row = item < work.rows;
-    for (int32_t i = threadIdx.x; i < WARPS * COUNTS; i += THREADS)
-        count[i] = 0;
-    int64_t end = row ? work.list.row_ptr[item + 1] : 0;
-    scan(storage).InclusiveSum(end, end);
-    if (row)
-        work.list.row_ptr[item + 1] = work.kept[blockIdx.x] + end;
-    if (item == 0) {
-        work.list.row_ptr[0] = 0;
-        *work.list.counter = 0;
+    const int32_t stretch = (work->chunks + COUNT_THREADS - 1) / COUNT_THREADS;
+    const int32_t begin = min(work->chunks, (int32_t)threadIdx.x * stretch);
+    const int32_t end = min(work->chunks, begin + stretch);
+    int64_t sum = 0;
+    for (int32_t i = begin; i < end; i++)
+        sum += __ldcg(work->kept + i);
+    list_scan(*storage).ExclusiveSum(sum, sum);
+    for (int32_t i = begin; i < end; i++) {
+        const int64_t own = __ldcg(work->kept + i);
+        work->kept[i] = sum;
+        sum += own;
     }
+    if (end == work->chunks && begin < end)
+        work->kept[work->chunks] = sum;
     __syncthreads();
+}
 
-    const int32_t cost = item < work.items ? work.cost[item] : COSTS;
+/* A CTA a chunk; then a thread an item, as far as there are. */
+static __global__ void __launch_bounds__(COUNT_THREADS, 1) count_items(const struct list_work work)
+{
+    enum { COUNTS = COSTS + 1, ITEM_WARPS = CHUNK / 32 }; /* the last is for no item */
+    __shared__ typename list_scan::TempStorage storage;
+    __shared__ int32_t length[CHUNK], count[ITEM_WARPS * COUNTS];
+    const int32_t thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    const int64_t first = (int64_t)blockIdx.x * CHUNK, item = first + thread;
+    const bool own = thread < CHUNK && item < work.items;
+    for (int32_t i = thread; i < ITEM_WARPS * COUNTS; i += COUNT_THREADS)
+        count[i] = 0;
+    count_lengths(&work, first, length);
+
+    const int64_t pairs = own && item < work.rows ? length[thread] : 0;
+    int64_t before;
+    list_scan(storage).ExclusiveSum(pairs, before);
+    if (own && item < work.rows)
+        work.before[item] = before;
+    if (thread == COUNT_THREADS - 1)
+        work.kept[blockIdx.x] = before; /* it has no item */
+    const int32_t cost = own ? cost_of(length[thread], work.list.shape.key_blocks) : COSTS;
     const uint32_t same = __match_any_sync(ALL_LANES, cost);
-    int32_t before = __popc(same & ((1u << lane) - 1));
-    if (before == 0)
+    int32_t rank = __popc(same & ((1u << lane) - 1));
+    if (warp < ITEM_WARPS && rank == 0)
         count[warp * COUNTS + cost] = __popc(same);
     __syncthreads();
-    for (int32_t i = 0; i < warp; i++)
-        before += count[i * COUNTS + cost];
-    if (item < work.items)
-        work.list.queue[work.count[(int64_t)cost * work.chunks + blockIdx.x] + before] =
-            (int32_t)item;
+    if (own) {
+        for (int32_t i = 0; i < warp; i++)
+            rank += count[i * COUNTS + cost];
+        work.cost[item] = (uint8_t)cost;
+        work.rank[item] = (uint8_t)rank;
+    }
+    if (thread < COSTS) {
+        int32_t all = 0;
+        for (int32_t i = 0; i < ITEM_WARPS; i++)
+            all += count[i * COUNTS + thread];
+        work.count[(int64_t)blockIdx.x * COSTS + thread] = all;
+    }
+    if (!is_last_cta(work.done, gridDim.x))
+        return;
+    scan_kept(&work, &storage);
+    scan_counts(&work, &storage);
 }
 
 static __device__ void write_stats(const struct list_cuda *list, int64_t head, int64_t kept)
@@ -186,21 +220,50 @@ static __device__ void write_stats(const struct list_cuda *list, int64_t head, i
     list->heads[head] = {(float)((double)kept / (double)pairs), error, error, 0};
 }
 
-/* A warp a row; the first row of a head writes its stats. */
-static __global__ void __launch_bounds__(THREADS) write_rows(const struct list_work work)
+static __device__ int64_t begin_of(const struct list_work *work, int64_t row)
 {
-    const int64_t row = warp_row(), *row_ptr = work.list.row_ptr;
-    const int32_t lane = threadIdx.x % 32, query_blocks = work.list.shape.query_blocks;
-    if (row >= work.rows)
-        return;
-    if (row % query_blocks == 0 && lane == 0)
-        write_stats(&work.list, row / query_blocks, row_ptr[row + query_blocks] - row_ptr[row]);
+    return row < work->rows ? work->kept[row / CHUNK] + work->before[row]
+                            : work->kept[work->chunks];
+}
 
-    const uint32_t *kept = work.list.kept + row * work.words;
-    int32_t *out = work.list.block_idx + row_ptr[row];
+/* What there is once an item, by one lane; the first row of a head writes its stats. */
+static __device__ void write_item(const struct list_work *work, int64_t item, int64_t begin)
+{
+    const struct list_cuda *list = &work->list;
+    const uint32_t query_blocks = (uint32_t)list->shape.query_blocks;
+    list->queue[work->count[item / CHUNK * COSTS + work->cost[item]] + work->rank[item]] =
+        (int32_t)item;
+    if (item < work->rows)
+        list->row_ptr[item] = begin;
+    if (item == work->rows - 1)
+        list->row_ptr[work->rows] = begin_of(work, work->rows);
+    if (item == 0)
+        *list->counter = 0;
+    if (item < work->rows && (uint32_t)item % query_blocks == 0)
+        write_stats(list, (uint32_t)item / query_blocks,
+                    begin_of(work, item + query_blocks) - begin);
+}
+
+/* A warp an item. */
+static __global__ void __launch_bounds__(THREADS) write_items(const struct list_work work)
+{
+    const int64_t item = warp_row();
+    const int32_t lane = threadIdx.x % 32;
+    if (item >= work.items)
+        return;
+    const int64_t begin = item < work.rows ? begin_of(&work, item) : 0;
+    if (lane == 0)
+        write_item(&work, item, begin);
+    __syncwarp(); /* or the compiler takes it that not all go on */
+    if (item >= work.rows)
+        return;
+    const uint32_t *kept = work.list.kept + item * work.words;
+    int32_t *out = work.list.block_idx + begin;
     for (int32_t first = 0; first < work.words; first += 32) {
-        const uint32_t mine = first + lane < work.words ? kept[first + lane] : 0;
-        for (int32_t i = 0; i < min(work.words - first, 32); i++) {
+        const uint32_t mine = first + lane < work.words ? __ldg(kept + first + lane) : 0;
+        const int32_t words = min(work.words - first, 32);
+#pragma unroll 4
+        for (int32_t i = 0; i < words; i++) {
             const uint32_t bits = __shfl_sync(ALL_LANES, mine, i);
             if (bits >> lane & 1)
                 out[__popc(bits & ((1u << lane) - 1))] = (first + i) * 32 + lane;
@@ -274,14 +337,19 @@ static struct list_work make_work(const struct shape_cuda *shape, bool probes, v
     work.items = work.rows + (probes ? (int64_t)shape->heads * cuda_probe_tiles(shape) : 0);
     work.words = cuda_mean_rows(shape) / 32;
     work.chunks = (int32_t)((work.items + CHUNK - 1) / CHUNK);
-    size_t cost = take_bytes(&at, (size_t)work.items);
-    size_t kept = take_bytes(&at, (size_t)work.chunks * sizeof(*work.kept));
+    size_t done = take_bytes(&at, sizeof(*work.done));
+    size_t cost = take_bytes(&at, (size_t)work.items), rank = take_bytes(&at, (size_t)work.items);
+    size_t before = take_bytes(&at, (size_t)work.rows * sizeof(*work.before));
+    size_t kept = take_bytes(&at, ((size_t)work.chunks + 1) * sizeof(*work.kept));
     size_t count = take_bytes(&at, (size_t)work.chunks * COSTS * sizeof(*work.count));
     work.size = at;
     if (base) {
+        work.done = (uint32_t *)(base + done);
         work.cost = (uint8_t *)(base + cost);
+        work.rank = (uint8_t *)(base + rank);
+        work.before = (int64_t *)(base + before);
         work.kept = (int64_t *)(base + kept);
-        work.count = (int64_t *)(base + count);
+        work.count = (int32_t *)(base + count);
     }
     return work;
 }
@@ -299,9 +367,10 @@ cudaError_t cuda_list(const struct list_cuda *list, cudaStream_t stream)
         write_dense<<<grid_of(work.rows, THREADS), THREADS, 0, stream>>>(*list);
         return cudaGetLastError();
     }
+    cudaError_t error = cudaMemsetAsync(work.done, 0, sizeof(*work.done), stream);
+    if (error != cudaSuccess)
+        return error;
     count_items<<<(unsigned)work.chunks, COUNT_THREADS, 0, stream>>>(work);
-    scan_chunks<<<1, COUNT_THREADS, 0, stream>>>(work);
-    place_items<<<(unsigned)work.chunks, THREADS, 0, stream>>>(work);
-    write_rows<<<grid_of(work.rows, WARPS), THREADS, 0, stream>>>(work);
+    write_items<<<grid_of(work.items, WARPS), THREADS, 0, stream>>>(work);
     return cudaGetLastError();
 }

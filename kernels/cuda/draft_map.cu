@@ -2,275 +2,511 @@
  * Owns the draft map on the device: per head and query block, softmax over the video key blocks of
  * the logits of means, each block weighing as many tokens as it has; and the score made from it.
  *
- * The idea: a CTA owns 32 query blocks and all their columns. It multiplies in float32, 8 x 8
- * products a thread, a warp 64 columns: the means of its queries stay in shared memory, those of
- * the keys pass through it, MEANS_DEPTH elements of 256 blocks at a time, the next while one is
- * used. Rows in shared memory are padded so that eight neighbours lie in all the banks; a thread
- * reads four elements of a row at once, and the products need no transpose. Logits go to the map
- * and come back for the softmax, a warp a row, up to 1,024 columns in its registers. The spread
- * factor is a second product of the same kind, of squares and variances.
+ * The idea: a CTA owns 32 query blocks and up to 1,024 of their columns at once, whose logits stay
+ * in registers until they are probabilities: the map is written once. A warp multiplies 32 x 64,
+ * pairs of mma tiles that lie WARPS apart, so that any width is shared out evenly. The means of the
+ * keys pass through shared memory, SLICE elements of each at a time, the next ones while one is
+ * used. A wider map comes in segments, of which all but the last leave their logits in the map and
+ * fetch them back once the sum of the row is known. The spread factor is a second product of the
+ * same kind, of squares and variances.
  *
- * Few rows are under way at once, so that logits come back from L2: 2 x 132 CTAs x 32 rows x 928
- * columns are 31 MB.
+ * Products are those of float32, on tensor cores: a float is split in two parts of TF32, three
+ * products of them are summed from zero over 8 elements at a time, the smallest first, and join
+ * the rest by a float32 addition. The tensor cores truncate, so nothing long is summed in them.
+ * What is lost is the product of the small parts, 2^-22 of a product at most and of either sign.
  *
- * Bound by FMA: at 24 x 928 x 928 x 128, 5.3 GFLOP.
+ * The order of elements within a product is free, and so is that of columns within a pair: a thread
+ * takes two neighbours as its elements t and t + 4, and gets four columns side by side to store.
  *
- * Ladder
- *   v1  as above: 24 x 928 x 928 x 128 0.255 ms (21 TFLOP/s), with spread 0.625 ms; 24 x 928 x 1856
- *       x 128 0.551 ms; 12 x 256 x 256 x 128 0.026 ms (H100, warm, median)
+ * Bound by mma: at 24 x 928 x 928 x 128, 3 x 5.3 GFLOP; and near to it by the second-level cache,
+ * from which every CTA takes the keys of its head, 330 MB.
+ *
+ * Ladder, 24 x 928 x 928 x 128 on an H100
+ *   v1  FMA, 8 x 8 a thread, logits through the map: 0.255 ms; with spread 0.625, 12 x 256 x 256
+ *       0.026
+ *   v2  as above: 0.212 ms; with spread 0.383, 12 x 256 x 256 0.021, 24 x 928 x 1856 x 128 0.421
  */
 #include "attend_item.cuh"
 
 #include <cuda_pipeline.h>
 
+#include <float.h>
 #include <math.h>
 
 enum {
-    WARPS = 4,
+    WARPS = 16,
     THREADS = WARPS * 32,
     TILE_ROWS = 32,
-    WARP_COLUMNS = 64,
-    TILE_COLUMNS = WARPS * WARP_COLUMNS,
-    ROW_LANES = 4,                /* of a warp, beside */
-    COLUMN_LANES = 8,             /* of them: neighbours in a row */
-    ROWS = TILE_ROWS / ROW_LANES, /* of a thread */
-    COLUMNS = WARP_COLUMNS / COLUMN_LANES,
-    MEANS_DEPTH = 16,
-    PAD = 4,
-    KEY_STRIDE = MEANS_DEPTH + PAD,
-    HELD = 32 /* columns of a row that a lane holds */
+    ROWS = TILE_ROWS / 8, /* of a thread, 8 apart */
+    PAIR_COLUMNS = 16,
+    PAIRS = 4, /* of a warp */
+    MOST_COLUMNS = WARPS * PAIRS * PAIR_COLUMNS,
+    DEPTH = 8,  /* of an mma; in shared memory, so many elements of a row lie side by side */
+    SLICE = 16, /* elements of each key that a stage brings */
+    GAP = 2,    /* rows left free after each DEPTH elements of all rows, for the banks' sake */
+    MANY_STAGES = 6,
+    FEW_STAGES = 3
 };
 
 struct map_args {
     const float *mean_q, *mean_k, *spread_k;
     float *map;
     int32_t rows, columns, row_tiles;
-    float scale, log_block, log_last; /* log n of a key block, and of the last one */
+    int32_t width, segments;   /* columns of a segment, a multiple of PAIR_COLUMNS */
+    float scale, scale_log2;   /* the latter of base-2 logits, as are the next */
+    float log_block, log_last; /* log n of a key block, and of the last one */
+    bool vectors;              /* four columns of the map lie on 16 bytes */
 };
 
-template <int HEAD_DIM> struct shared_means {
-    float keys[2][TILE_COLUMNS][KEY_STRIDE];
-    float queries[TILE_ROWS][HEAD_DIM + PAD];
+/* A row of logits, or a part of it. */
+struct softmax_part {
+    float largest, sum; /* of 2^(logit - largest); nothing yet: -FLT_MAX, 0 */
 };
 
 /* What a CTA works on. */
 struct rows_of_map {
+    const float *from; /* [columns][HEAD_DIM] of the head: means, later variances */
     float *map;        /* row 0 of them */
-    const float *keys; /* [columns][HEAD_DIM] of the head */
     int32_t count;     /* rows, <= TILE_ROWS */
 };
 
-/* Rows that do not exist are zero. */
+/* In front of the stages in shared memory. */
+template <int HEAD_DIM> struct alignas(16) shared_room {
+    float queries[HEAD_DIM * (TILE_ROWS + GAP)]; /* see place() */
+    struct softmax_part parts[TILE_ROWS][WARPS + 2];
+    struct rows_of_map rows; /* here, lest it take registers */
+};
+
+/* Sums of a thread: [m][pair][tile][i] is of row 2 m + i / 2, column 2 tile + i % 2 of four. */
+typedef float sums[ROWS / 2][PAIRS][2][4];
+
+DEVICE float &sum_of(sums &sum, int row, int pair, int column)
+{
+    return sum[row / 2][pair][column / 2][row % 2 * 2 + column % 2];
+}
+
+/* Where element d of a row lies, of `rows` in shared memory. */
+DEVICE int32_t place(int32_t rows, int32_t row, int32_t d)
+{
+    return (d / DEPTH * (rows + GAP) + row) * DEPTH + d % DEPTH;
+}
+
+/* The first of the four columns of this thread in a pair, counted in the segment. */
+DEVICE int32_t first_column(int32_t pair)
+{
+    const int32_t warp = threadIdx.x / 32;
+    return (warp + pair * WARPS) * PAIR_COLUMNS + (int32_t)threadIdx.x % 4 * 4;
+}
+
+DEVICE int32_t row_of_thread(int32_t i)
+{
+    return i * 8 + (int32_t)threadIdx.x % 32 / 4;
+}
+
+/* ---- products ------------------------------------------------------------------------------- */
+
+/* Part of what the next stage commits. Rows that do not exist are zero. */
 template <int HEAD_DIM>
-DEVICE void load_queries(struct shared_means<HEAD_DIM> &means, const float *queries, int32_t count)
+DEVICE void fetch_queries(struct shared_room<HEAD_DIM> &room, const float *queries)
 {
     constexpr int PIECES = HEAD_DIM / 4;
 
     for (int32_t i = threadIdx.x; i < TILE_ROWS * PIECES; i += THREADS) {
         const int32_t row = i / PIECES, d = i % PIECES * 4;
-        const float4 *from = (const float4 *)(queries + row * HEAD_DIM + d);
-        *(float4 *)&means.queries[row][d] = row < count ? *from : make_float4(0, 0, 0, 0);
+        const bool there = row < room.rows.count;
+        __pipeline_memcpy_async(room.queries + place(TILE_ROWS, row, d),
+                                queries + (there ? row : 0) * HEAD_DIM + d, 16, there ? 0 : 16);
     }
 }
 
-/* Stage number `stage` of the keys on its way: elements [d, d + MEANS_DEPTH) of a tile of columns.
- * Columns that do not exist are zero. */
-template <int HEAD_DIM>
-DEVICE void fetch_keys(struct shared_means<HEAD_DIM> &means, const float *keys, int32_t columns,
+/* Where a stage lies: behind the room. */
+template <int HEAD_DIM, int STAGES>
+DEVICE float *stage_keys(struct shared_room<HEAD_DIM> &room, int32_t width, int32_t stage)
+{
+    return (float *)(&room + 1) + stage % STAGES * (SLICE * (width + GAP));
+}
+
+/* Stage number `stage` on its way: SLICE elements of the keys of a segment; past the last stage,
+ * nothing. Columns that do not exist are zero. */
+template <int HEAD_DIM, int STAGES>
+DEVICE void fetch_keys(const struct map_args &args, struct shared_room<HEAD_DIM> &room,
                        int32_t stage)
 {
-    constexpr int STAGES = HEAD_DIM / MEANS_DEPTH, PIECES = MEANS_DEPTH / 4;
-    const int32_t first = stage / STAGES * TILE_COLUMNS, d = stage % STAGES * MEANS_DEPTH;
+    constexpr int SLICES = HEAD_DIM / SLICE, PIECES = SLICE / 4;
+    const int32_t piece = (int32_t)(threadIdx.x % PIECES) * 4;
+    const int32_t first = stage / SLICES * args.width, d = stage % SLICES * SLICE + piece;
+    const int32_t width = stage < args.segments * SLICES ? args.width : 0;
+    const float *from = room.rows.from + d;
+    float *to = stage_keys<HEAD_DIM, STAGES>(room, args.width, stage) + place(args.width, 0, piece);
 
-#pragma unroll
-    for (int n = 0; n < TILE_COLUMNS * PIECES / THREADS; n++) {
-        const int32_t i = n * THREADS + (int32_t)threadIdx.x;
-        const int32_t column = i / PIECES, piece = i % PIECES * 4;
-        const bool there = first + column < columns;
-        const int64_t row = there ? first + column : 0;
-        __pipeline_memcpy_async(&means.keys[stage % 2][column][piece],
-                                keys + row * HEAD_DIM + d + piece, 16, there ? 0 : 16);
+#pragma unroll 2
+    for (int32_t i = (int32_t)(threadIdx.x / PIECES); i < width; i += THREADS / PIECES) {
+        const bool there = first + i < args.columns;
+        const int64_t row = there ? first + i : 0;
+        __pipeline_memcpy_async(to + place(0, i, 0), from + row * HEAD_DIM, 16, there ? 0 : 16);
     }
     __pipeline_commit();
 }
 
-/* Adds the products over one stage. */
-template <int HEAD_DIM>
-DEVICE void multiply(const struct shared_means<HEAD_DIM> &means, int32_t stage,
-                     float (&sum)[ROWS][COLUMNS])
+/* value = big + small to its last bit or the one before: big is the nearest of 11 bits, of small
+ * the tensor cores drop what is beyond its first 11. */
+DEVICE void split(float value, uint32_t *big, uint32_t *small)
 {
-    constexpr int STAGES = HEAD_DIM / MEANS_DEPTH;
-    const int32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const float(*keys)[KEY_STRIDE] =
-        &means.keys[stage % 2][warp * WARP_COLUMNS + lane % COLUMN_LANES];
-    const float(*queries)[HEAD_DIM + PAD] = &means.queries[lane / COLUMN_LANES];
-    const int32_t first = stage % STAGES * MEANS_DEPTH;
+    *big = (__float_as_uint(value) + 0x1000) & 0xffffe000;
+    *small = __float_as_uint(value - __uint_as_float(*big));
+}
 
-#pragma unroll 2
-    for (int d = 0; d < MEANS_DEPTH; d += 4) {
-        float4 key[COLUMNS];
+DEVICE void multiply_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
+{
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+DEVICE void multiply_parts(const uint32_t (&a)[ROWS / 2][4], const uint32_t (&b)[2],
+                           float (&sum)[ROWS / 2][4])
+{
 #pragma unroll
-        for (int j = 0; j < COLUMNS; j++) {
-            key[j] = *(const float4 *)&keys[j * COLUMN_LANES][d];
-        }
+    for (int m = 0; m < ROWS / 2; m++) {
+        multiply_tf32(sum[m], a[m], b);
+    }
+}
+
+/* Adds the products over DEPTH elements, which begin at queries and at keys. */
+DEVICE void multiply(const float *queries, const float *keys, int32_t pairs, sums &sum)
+{
+    const int32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4;
+    uint32_t big[ROWS / 2][4], small[ROWS / 2][4];
+
+    queries += place(TILE_ROWS, g, lane % 4 * 2);
+    keys += place(0, warp * PAIR_COLUMNS + g / 2 * 4 + g % 2, lane % 4 * 2);
 #pragma unroll
-        for (int i = 0; i < ROWS; i++) {
-            const float4 query = *(const float4 *)&queries[i * ROW_LANES][first + d];
+    for (int i = 0; i < ROWS; i++) {
+        const float2 query = *(const float2 *)(queries + place(TILE_ROWS, i * 8, 0));
+        split(query.x, &big[i / 2][i % 2], &small[i / 2][i % 2]);
+        split(query.y, &big[i / 2][i % 2 + 2], &small[i / 2][i % 2 + 2]);
+    }
 #pragma unroll
-            for (int j = 0; j < COLUMNS; j++) {
-                sum[i][j] = fmaf(query.x, key[j].x, sum[i][j]);
-                sum[i][j] = fmaf(query.y, key[j].y, sum[i][j]);
-                sum[i][j] = fmaf(query.z, key[j].z, sum[i][j]);
-                sum[i][j] = fmaf(query.w, key[j].w, sum[i][j]);
+    for (int pair = 0; pair < PAIRS; pair++) {
+        if (warp + pair * WARPS >= pairs)
+            return;
+#pragma unroll
+        for (int tile = 0; tile < 2; tile++) {
+            const int32_t row = pair * WARPS * PAIR_COLUMNS + tile * 2;
+            const float2 key = *(const float2 *)(keys + place(0, row, 0));
+            uint32_t key_big[2], key_small[2];
+            split(key.x, &key_big[0], &key_small[0]);
+            split(key.y, &key_big[1], &key_small[1]);
+            float part[ROWS / 2][4] = {};
+            multiply_parts(small, key_big, part);
+            multiply_parts(big, key_small, part);
+            multiply_parts(big, key_big, part);
+#pragma unroll
+            for (int i = 0; i < ROWS / 2 * 4; i++) {
+                sum[i / 4][pair][tile][i % 4] += part[i / 4][i % 4];
             }
         }
     }
 }
 
-/* A tile of products becomes logits; or, of squares, multiplies what is there. */
-template <bool SPREAD>
-DEVICE void deliver(const struct map_args &args, const struct rows_of_map &rows, int32_t first,
-                    const float (&sum)[ROWS][COLUMNS])
+/* The first stages on their way; the others are fetched as products() goes along. */
+template <int HEAD_DIM, int STAGES>
+DEVICE void begin_products(const struct map_args &args, struct shared_room<HEAD_DIM> &room)
 {
-    const int32_t lane = threadIdx.x % 32;
+#pragma unroll 1
+    for (int32_t stage = 0; stage < STAGES - 1; stage++) {
+        fetch_keys<HEAD_DIM, STAGES>(args, room, stage);
+    }
+}
 
+/* All products of a segment. */
+template <int HEAD_DIM, int STAGES>
+DEVICE void products(const struct map_args &args, struct shared_room<HEAD_DIM> &room,
+                     int32_t segment, sums &sum)
+{
+    constexpr int SLICES = HEAD_DIM / SLICE;
+    const int32_t count = min(args.width, args.columns - segment * args.width);
+    const int32_t pairs = (count + PAIR_COLUMNS - 1) / PAIR_COLUMNS;
+
+    for (int32_t slice = 0; slice < SLICES; slice++) {
+        const int32_t stage = segment * SLICES + slice;
+        const float *keys = stage_keys<HEAD_DIM, STAGES>(room, args.width, stage);
+        __pipeline_wait_prior(STAGES - 2);
+        __syncthreads(); /* the stage is there, and the one before it has been used */
+        fetch_keys<HEAD_DIM, STAGES>(args, room, stage + STAGES - 1);
 #pragma unroll
-    for (int i = 0; i < ROWS; i++) {
-        const int32_t row = i * ROW_LANES + lane / COLUMN_LANES;
-        float *to = rows.map + (int64_t)row * args.columns;
-#pragma unroll
-        for (int j = 0; j < COLUMNS; j++) {
-            const int32_t column = first + j * COLUMN_LANES + lane % COLUMN_LANES;
-            if (row >= rows.count || column >= args.columns)
-                continue;
-            if (SPREAD)
-                to[column] *= args.scale * sqrtf(sum[i][j]);
-            else
-                to[column] = fmaf(args.scale, sum[i][j],
-                                  column == args.columns - 1 ? args.log_last : args.log_block);
+        for (int d = 0; d < SLICE; d += DEPTH) {
+            multiply(room.queries + place(TILE_ROWS, 0, slice * SLICE + d),
+                     keys + place(args.width, 0, d), pairs, sum);
         }
     }
 }
 
-/* All products of the rows in means.queries with the keys. */
-template <int HEAD_DIM, bool SPREAD>
-DEVICE void products(const struct map_args &args, const struct rows_of_map &rows,
-                     struct shared_means<HEAD_DIM> &means)
-{
-    constexpr int STAGES = HEAD_DIM / MEANS_DEPTH;
-    const int32_t tiles = (args.columns + TILE_COLUMNS - 1) / TILE_COLUMNS;
-    const int32_t warp_first = (int32_t)threadIdx.x / 32 * WARP_COLUMNS;
+/* ---- the map -------------------------------------------------------------------------------- */
 
-    fetch_keys(means, rows.keys, args.columns, 0);
-    for (int32_t tile = 0; tile < tiles; tile++) {
-        const int32_t first = tile * TILE_COLUMNS + warp_first;
-        float sum[ROWS][COLUMNS] = {};
-        for (int32_t stage = tile * STAGES; stage < (tile + 1) * STAGES; stage++) {
-            __pipeline_wait_prior(0);
-            __syncthreads(); /* the stage is there, and the one before it has been used */
-            if (stage + 1 < tiles * STAGES)
-                fetch_keys(means, rows.keys, args.columns, stage + 1);
-            if (first < args.columns)
-                multiply(means, stage, sum);
-        }
-        deliver<SPREAD>(args, rows, first, sum);
-    }
-    __syncthreads(); /* keys and queries are free, the map is visible */
+/* Four columns, of which `there` exist. */
+DEVICE float4 load_four(const struct map_args &args, const float *from, int32_t there)
+{
+    if (args.vectors)
+        return *(const float4 *)from;
+    return make_float4(from[0], there > 1 ? from[1] : 0, there > 2 ? from[2] : 0,
+                       there > 3 ? from[3] : 0);
 }
 
-DEVICE float warp_max(float value)
+DEVICE void store_four(const struct map_args &args, float *to, int32_t there, float4 value)
 {
-#pragma unroll
-    for (int mask = 16; mask > 0; mask /= 2) {
-        value = fmaxf(value, __shfl_xor_sync(0xffffffff, value, mask));
-    }
-    return value;
-}
-
-DEVICE float warp_sum(float value)
-{
-#pragma unroll
-    for (int mask = 16; mask > 0; mask /= 2) {
-        value += __shfl_xor_sync(0xffffffff, value, mask);
-    }
-    return value;
-}
-
-/* Of a warp. A long row is read twice: once for its largest logit and its sum, in pieces. */
-DEVICE void softmax(float *row, int32_t columns)
-{
-    const int32_t lane = threadIdx.x % 32;
-    float held[HELD], largest = -INFINITY, sum = 0;
-
-    for (int32_t first = 0; first < columns; first += 32 * HELD) {
-        float top = largest, part = 0;
-#pragma unroll
-        for (int i = 0; i < HELD; i++) {
-            const int32_t column = first + i * 32 + lane;
-            held[i] = column < columns ? row[column] : -INFINITY;
-        }
-#pragma unroll
-        for (int i = 0; i < HELD; i++) {
-            top = fmaxf(top, held[i]);
-        }
-        top = warp_max(top);
-#pragma unroll
-        for (int i = 0; i < HELD; i++) {
-            held[i] = expf(held[i] - top);
-            part += held[i];
-        }
-        sum = sum * expf(largest - top) + warp_sum(part);
-        largest = top;
-    }
-    const float share = 1 / sum;
-    if (columns > 32 * HELD) {
-#pragma unroll 8
-        for (int32_t column = lane; column < columns; column += 32) {
-            row[column] = expf(row[column] - largest) * share;
-        }
+    if (args.vectors) {
+        *(float4 *)to = value;
         return;
     }
+    to[0] = value.x;
+    if (there > 1)
+        to[1] = value.y;
+    if (there > 2)
+        to[2] = value.z;
+    if (there > 3)
+        to[3] = value.w;
+}
+
+/* Calls four(row, pair, to, there) for each four columns that this thread has of a segment. */
+template <typename Four>
+DEVICE void each_four(const struct map_args &args, const struct rows_of_map &rows, int32_t segment,
+                      Four four)
+{
+    const int32_t first = segment * args.width;
+    const int32_t end = min(args.columns, first + args.width);
+
 #pragma unroll
-    for (int i = 0; i < HELD; i++) {
-        if (i * 32 + lane < columns)
-            row[i * 32 + lane] = held[i] * share;
+    for (int row = 0; row < ROWS; row++) {
+        if (row_of_thread(row) >= rows.count)
+            return;
+#pragma unroll
+        for (int pair = 0; pair < PAIRS; pair++) {
+            const int32_t column = first + first_column(pair);
+            if (column < end)
+                four(row, pair, rows.map + (row_of_thread(row) * args.columns + column),
+                     args.columns - column);
+        }
     }
 }
 
-template <int HEAD_DIM>
-static __global__ void __launch_bounds__(THREADS, 2)
+/* Sums times the factors of their rows become the map. */
+DEVICE void store(const struct map_args &args, const struct rows_of_map &rows, int32_t segment,
+                  sums &sum, const float (&factor)[ROWS])
+{
+    each_four(args, rows, segment, [&](int row, int pair, float *to, int32_t there) {
+        const float by = factor[row];
+        store_four(args, to, there,
+                   make_float4(by * sum_of(sum, row, pair, 0), by * sum_of(sum, row, pair, 1),
+                               by * sum_of(sum, row, pair, 2), by * sum_of(sum, row, pair, 3)));
+    });
+}
+
+/* ---- softmax -------------------------------------------------------------------------------- */
+
+/* Of the four lanes that share rows. */
+DEVICE float four_max(float value)
+{
+    value = fmaxf(value, __shfl_xor_sync(0xffffffff, value, 1));
+    return fmaxf(value, __shfl_xor_sync(0xffffffff, value, 2));
+}
+
+DEVICE float four_sum(float value)
+{
+    value += __shfl_xor_sync(0xffffffff, value, 1);
+    return value + __shfl_xor_sync(0xffffffff, value, 2);
+}
+
+/* Products become base-2 logits; -INFINITY where there is no column. */
+DEVICE void logits(const struct map_args &args, int32_t segment, sums &sum)
+{
+    const int32_t last = args.columns - 1 - segment * args.width;
+
+#pragma unroll
+    for (int pair = 0; pair < PAIRS; pair++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int32_t column = first_column(pair) + i;
+            const bool there = column <= last && column < args.width;
+            const float log_n = column == last ? args.log_last : args.log_block;
+#pragma unroll
+            for (int row = 0; row < ROWS; row++) {
+                float &value = sum_of(sum, row, pair, i);
+                value = there ? fmaf(args.scale_log2, value, log_n) : -INFINITY;
+            }
+        }
+    }
+}
+
+/* Logits become powers of two, relative to the largest that the warp has of a row. */
+DEVICE struct softmax_part powers(sums &sum, int row)
+{
+    struct softmax_part part = {-FLT_MAX, 0};
+
+#pragma unroll
+    for (int i = 0; i < PAIRS * 4; i++) {
+        part.largest = fmaxf(part.largest, sum_of(sum, row, i / 4, i % 4));
+    }
+    part.largest = four_max(part.largest);
+#pragma unroll
+    for (int i = 0; i < PAIRS * 4; i++) {
+        float &value = sum_of(sum, row, i / 4, i % 4);
+        value = exp2f(value - part.largest);
+        part.sum += value;
+    }
+    part.sum = four_sum(part.sum);
+    return part;
+}
+
+DEVICE struct softmax_part joined(struct softmax_part a, struct softmax_part b)
+{
+    const float top = fmaxf(a.largest, b.largest);
+    return {top, a.sum * exp2f(a.largest - top) + b.sum * exp2f(b.largest - top)};
+}
+
+/* Of all warps. */
+DEVICE struct softmax_part gather(const struct softmax_part (&parts)[WARPS + 2])
+{
+    const float4 *from = (const float4 *)&parts[threadIdx.x % 4 * (WARPS / 4)];
+    const float4 a = from[0], b = from[1]; /* two parts each */
+    struct softmax_part all;
+
+    all.largest = four_max(fmaxf(fmaxf(a.x, a.z), fmaxf(b.x, b.z)));
+    all.sum = four_sum(a.y * exp2f(a.x - all.largest) + a.w * exp2f(a.z - all.largest) +
+                       (b.y * exp2f(b.x - all.largest) + b.w * exp2f(b.z - all.largest)));
+    return all;
+}
+
+/* Logits become powers. Keeps the rows as they are with this segment, beside those before it.
+ * factor: of the powers, were this segment the last. */
+DEVICE void softmax(struct softmax_part (&parts)[TILE_ROWS][WARPS + 2], int32_t segment, sums &sum,
+                    float (&factor)[ROWS])
+{
+    const int32_t warp = threadIdx.x / 32, t = threadIdx.x % 4;
+    float largest[ROWS];
+
+#pragma unroll
+    for (int row = 0; row < ROWS; row++) {
+        const struct softmax_part part = powers(sum, row);
+        largest[row] = part.largest;
+        if (t == row)
+            parts[row_of_thread(row)][warp] = part;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int row = 0; row < ROWS; row++) {
+        struct softmax_part(&kept)[WARPS + 2] = parts[row_of_thread(row)];
+        struct softmax_part all = gather(kept);
+        if (segment > 0)
+            all = joined(all, kept[WARPS + (segment - 1) % 2]);
+        if (warp == 0 && t == row)
+            kept[WARPS + segment % 2] = all;
+        factor[row] = exp2f(largest[row] - all.largest) / all.sum;
+    }
+}
+
+/* The map of the rows: a segment's logits stay in the map until the last is known. */
+template <int HEAD_DIM, int STAGES>
+DEVICE void make_map(const struct map_args &args, struct shared_room<HEAD_DIM> &room)
+{
+    const int32_t before = args.segments - 1;
+
+    for (int32_t segment = 0; segment <= before; segment++) {
+        float factor[ROWS] = {1, 1, 1, 1};
+        sums sum = {};
+        products<HEAD_DIM, STAGES>(args, room, segment, sum);
+        logits(args, segment, sum);
+        if (segment < before)
+            store(args, room.rows, segment, sum, factor);
+        softmax(room.parts, segment, sum, factor);
+        if (segment == before)
+            store(args, room.rows, segment, sum, factor);
+    }
+    if (before > 0)
+        __syncthreads(); /* what is kept of all segments is visible */
+    for (int32_t segment = 0; segment < before; segment++) {
+        each_four(args, room.rows, segment, [&](int row, int, float *to, int32_t there) {
+            const struct softmax_part all = room.parts[row_of_thread(row)][WARPS + before % 2];
+            const float4 logit = load_four(args, to, there);
+            const float share = 1 / all.sum;
+            store_four(args, to, there,
+                       make_float4(exp2f(logit.x - all.largest) * share,
+                                   exp2f(logit.y - all.largest) * share,
+                                   exp2f(logit.z - all.largest) * share,
+                                   exp2f(logit.w - all.largest) * share));
+        });
+    }
+}
+
+/* Products of squares and variances multiply what is in the map, each thread's own. */
+template <int HEAD_DIM, int STAGES>
+DEVICE void apply_spread(const struct map_args &args, struct shared_room<HEAD_DIM> &room)
+{
+    for (int32_t segment = 0; segment < args.segments; segment++) {
+        sums sum = {};
+        products<HEAD_DIM, STAGES>(args, room, segment, sum);
+        each_four(args, room.rows, segment, [&](int row, int pair, float *to, int32_t there) {
+            const float4 value = load_four(args, to, there);
+            store_four(args, to, there,
+                       make_float4(value.x * (args.scale * sqrtf(sum_of(sum, row, pair, 0))),
+                                   value.y * (args.scale * sqrtf(sum_of(sum, row, pair, 1))),
+                                   value.z * (args.scale * sqrtf(sum_of(sum, row, pair, 2))),
+                                   value.w * (args.scale * sqrtf(sum_of(sum, row, pair, 3)))));
+        });
+    }
+}
+
+template <int HEAD_DIM, int STAGES>
+static __global__ void __launch_bounds__(THREADS, 1)
     draft_map_kernel(const __grid_constant__ struct map_args args)
 {
     extern __shared__ float4 shared[];
-    struct shared_means<HEAD_DIM> &means = *(struct shared_means<HEAD_DIM> *)shared;
+    struct shared_room<HEAD_DIM> &room = *(struct shared_room<HEAD_DIM> *)shared;
     const int32_t head = (int32_t)blockIdx.x / args.row_tiles;
     const int32_t first = (int32_t)blockIdx.x % args.row_tiles * TILE_ROWS;
     const int64_t row = (int64_t)head * args.rows + first;
     const int64_t keys = (int64_t)head * args.columns * HEAD_DIM;
-    struct rows_of_map rows = {args.map + row * args.columns, args.mean_k + keys,
-                               min(TILE_ROWS, args.rows - first)};
 
-    load_queries(means, args.mean_q + row * HEAD_DIM, rows.count);
-    products<HEAD_DIM, false>(args, rows, means);
-    for (int32_t i = threadIdx.x / 32; i < rows.count; i += WARPS) {
-        softmax(rows.map + (int64_t)i * args.columns, args.columns);
-    }
+    if (threadIdx.x == 0)
+        room.rows = {args.mean_k + keys, args.map + row * args.columns,
+                     min(TILE_ROWS, args.rows - first)};
+    __syncthreads();
+    fetch_queries<HEAD_DIM>(room, args.mean_q + row * HEAD_DIM);
+    begin_products<HEAD_DIM, STAGES>(args, room);
+    make_map<HEAD_DIM, STAGES>(args, room);
     if (!args.spread_k)
         return;
-    for (int32_t i = threadIdx.x; i < TILE_ROWS * HEAD_DIM; i += THREADS) {
-        float *query = &means.queries[i / HEAD_DIM][i % HEAD_DIM];
-        *query *= *query;
+    /* The barrier in softmax() was behind all reads of queries and keys; the gap is not read. */
+    for (int32_t i = threadIdx.x; i < HEAD_DIM * (TILE_ROWS + GAP); i += THREADS) {
+        room.queries[i] *= room.queries[i];
     }
-    rows.keys = args.spread_k + keys;
-    __syncthreads(); /* the softmax is visible */
-    products<HEAD_DIM, true>(args, rows, means);
+    if (threadIdx.x == 0)
+        room.rows.from = args.spread_k + keys;
+    __syncthreads();
+    begin_products<HEAD_DIM, STAGES>(args, room);
+    apply_spread<HEAD_DIM, STAGES>(args, room);
 }
 
-template <int HEAD_DIM>
+/* ---- launch --------------------------------------------------------------------------------- */
+
+static int32_t room_bytes(int32_t head_dim)
+{
+    return head_dim == 64 ? (int32_t)sizeof(struct shared_room<64>)
+                          : (int32_t)sizeof(struct shared_room<128>);
+}
+
+static int32_t stage_bytes(int32_t width)
+{
+    return SLICE * (width + GAP) * (int32_t)sizeof(float);
+}
+
+template <int HEAD_DIM, int STAGES>
 static cudaError_t launch(const struct map_args *args, int64_t tiles, cudaStream_t stream)
 {
-    const void *kernel = (const void *)draft_map_kernel<HEAD_DIM>;
-    const int bytes = (int)sizeof(struct shared_means<HEAD_DIM>);
+    const void *kernel = (const void *)draft_map_kernel<HEAD_DIM, STAGES>;
+    const int bytes = room_bytes(HEAD_DIM) + STAGES * stage_bytes(args->width);
     void *arguments[] = {(void *)args};
     cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
@@ -281,33 +517,63 @@ static cudaError_t launch(const struct map_args *args, int64_t tiles, cudaStream
     return error != cudaSuccess ? error : cudaGetLastError();
 }
 
-extern "C" cudaError_t cuda_draft_map(const struct shape_cuda *shape, const float *mean_q,
-                                      const float *mean_k, const float *spread_k, float *map,
-                                      cudaStream_t stream)
+/* Segments as wide as the stages' room allows, as even as can be. */
+static void set_segments(struct map_args *args, int32_t room)
+{
+    const int32_t fit = room / (FEW_STAGES * SLICE * (int32_t)sizeof(float)) - GAP;
+    const int32_t most = min(fit / PAIR_COLUMNS * PAIR_COLUMNS, (int32_t)MOST_COLUMNS);
+    const int32_t segments = (args->columns - 1) / most + 1;
+
+    args->width = cuda_round_up((args->columns - 1) / segments + 1, PAIR_COLUMNS);
+    args->segments = (args->columns - 1) / args->width + 1;
+}
+
+static struct map_args args_of(const struct shape_cuda *shape)
 {
     const int32_t columns = shape->video_key_blocks;
     const int32_t last = shape->video_tokens - (columns - 1) * shape->key_block;
     struct map_args args = {};
 
-    args.mean_q = mean_q;
-    args.mean_k = mean_k;
-    args.spread_k = spread_k;
-    args.map = map;
     args.rows = shape->video_query_blocks;
     args.columns = columns;
     args.row_tiles = (args.rows + TILE_ROWS - 1) / TILE_ROWS;
     args.scale = shape->scale;
-    args.log_block = logf((float)shape->key_block);
-    args.log_last = logf((float)last);
+    args.scale_log2 = (float)((double)shape->scale * M_LOG2E);
+    args.log_block = log2f((float)shape->key_block);
+    args.log_last = log2f((float)last);
+    return args;
+}
+
+extern "C" cudaError_t cuda_draft_map(const struct shape_cuda *shape, const float *mean_q,
+                                      const float *mean_k, const float *spread_k, float *map,
+                                      cudaStream_t stream)
+{
+    struct map_args args = args_of(shape);
     const int64_t tiles = (int64_t)shape->heads * args.row_tiles;
-    if (tiles == 0 || columns == 0)
+    int device = 0, most_bytes = 0;
+
+    if (tiles == 0 || args.columns == 0)
         return cudaSuccess;
-    if (tiles > INT32_MAX ||
+    if (tiles > INT32_MAX || (shape->head_dim != 64 && shape->head_dim != 128) ||
         ((uintptr_t)mean_q | (uintptr_t)mean_k | (uintptr_t)spread_k) % sizeof(float4) != 0)
         return cudaErrorInvalidValue;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess)
+        error =
+            cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error != cudaSuccess)
+        return error;
+    args.mean_q = mean_q;
+    args.mean_k = mean_k;
+    args.spread_k = spread_k;
+    args.map = map;
+    args.vectors = args.columns % 4 == 0 && (uintptr_t)map % sizeof(float4) == 0;
+    const int32_t room = most_bytes - room_bytes(shape->head_dim);
+    set_segments(&args, room);
+    const bool many = MANY_STAGES * stage_bytes(args.width) <= room;
     if (shape->head_dim == 64)
-        return launch<64>(&args, tiles, stream);
-    if (shape->head_dim == 128)
-        return launch<128>(&args, tiles, stream);
-    return cudaErrorInvalidValue;
+        return many ? launch<64, MANY_STAGES>(&args, tiles, stream)
+                    : launch<64, FEW_STAGES>(&args, tiles, stream);
+    return many ? launch<128, MANY_STAGES>(&args, tiles, stream)
+                : launch<128, FEW_STAGES>(&args, tiles, stream);
 }

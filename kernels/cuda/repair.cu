@@ -79,6 +79,13 @@ static __device__ float column_sum(struct collect_room *room, float value)
     return sum;
 }
 
+static __device__ float warp_sum(float value)
+{
+    for (int32_t lane = 16; lane > 0; lane /= 2)
+        value += __shfl_xor_sync(0xffffffff, value, lane);
+    return value;
+}
+
 /* Takes the mean out of the thread's rows, fills up with 0, returns the sum of squares. */
 static __device__ float centre_rows(const struct collect_room *room, float *column, int32_t stride,
                                     int32_t probes, int32_t rows, float mean)
@@ -130,6 +137,7 @@ static __global__ void __launch_bounds__(COLLECT_THREADS)
     float *x = arrays.x + (int64_t)head * arrays.rows * arrays.features + feature;
     float *residual = arrays.residual + (int64_t)head * arrays.rows * head_dim + column;
     const float *exact = repair.exact + (int64_t)head * shape.probes * head_dim + column;
+    float *before = arrays.before + ((int64_t)head * (head_dim / FIT_BLOCK) + slice) * arrays.rows;
     float sum = 0, rest_sum = 0, raw = 0, error = 0, norm = 0;
     for (int32_t first = thread / 32; first < shape.probes; first += WARPS * TOGETHER) {
         float value[TOGETHER], whole[TOGETHER];
@@ -150,9 +158,12 @@ static __global__ void __launch_bounds__(COLLECT_THREADS)
             sum += value[i];
             raw += value[i] * value[i];
             if (of_o) {
+                float squares = warp_sum(rest * rest);
                 residual[row * head_dim] = rest;
                 rest_sum += rest;
                 error += rest * rest;
+                if (thread % 32 == 0)
+                    before[row] = squares;
             }
         }
     }
@@ -192,18 +203,16 @@ static __device__ float relative(double error, double norm)
 static __device__ bool add_unseen(const struct fit_arrays &arrays, int32_t head, int32_t head_dim,
                                   double rows, double *unseen, double *gain, double *gain_squares)
 {
-    int32_t squares = arrays.features / FIT_TILE, columns = head_dim / FIT_TILE;
-    const float *leverage = arrays.leverage + (int64_t)head * squares * arrays.rows;
+    int32_t columns = head_dim / FIT_BLOCK;
+    const float *leverage = arrays.leverage + (int64_t)head * arrays.rows;
     const float *left = arrays.left + (int64_t)head * columns * arrays.rows;
     const float *before = arrays.before + (int64_t)head * columns * arrays.rows;
     const float *counted = arrays.counted + (int64_t)head * arrays.rows;
     bool sound = true;
     for (int32_t row = threadIdx.x; row < arrays.rows; row += JUDGE_THREADS) {
-        double leverage_left = 1 - 1 / rows, lost = 0, whole = 0;
+        double leverage_left = 1 - 1 / rows - leverage[row], lost = 0, whole = 0;
         if (counted[row] == 0)
             continue;
-        for (int32_t i = 0; i < squares; i++)
-            leverage_left -= leverage[i * arrays.rows + row];
         for (int32_t i = 0; i < columns; i++) {
             lost += left[i * arrays.rows + row];
             whole += before[i * arrays.rows + row];
@@ -297,10 +306,10 @@ static struct fit_arrays open_arrays(const struct shape_cuda *shape, void *base,
     ARRAY(weight, features * d);
     ARRAY(shift, d);
     ARRAY(fragments, features * d / 2);
-    ARRAY(unscale, features / FIT_SLICE);
-    ARRAY(leverage, features / FIT_TILE * rows);
-    ARRAY(left, d / FIT_TILE * rows);
-    ARRAY(before, d / FIT_TILE * rows);
+    ARRAY(unscale, features / FIT_BLOCK);
+    ARRAY(leverage, rows);
+    ARRAY(left, d / FIT_BLOCK * rows);
+    ARRAY(before, d / FIT_BLOCK * rows);
     ARRAY(sums, arrays.slices);
     ARRAY(solved, 1);
 #undef ARRAY

@@ -1,7 +1,8 @@
 /*
  * What the files of repair share on the device: where a fit keeps its matrices, the sums of a head,
  * elements of tensors of any type. repair.cu reads the probe rows, judges and delivers;
- * repair_fit.cu does the linear algebra; repair_apply.cu corrects rows.
+ * repair_fit.cu, repair_factor.cu and repair_solve.cu do the linear algebra; repair_apply.cu
+ * corrects rows.
  */
 #ifndef DRAFTATTN_KERNELS_CUDA_REPAIR_CUDA_CUH
 #define DRAFTATTN_KERNELS_CUDA_REPAIR_CUDA_CUH
@@ -13,8 +14,9 @@
 #include <cuda_fp16.h>
 
 enum {
-    FIT_TILE = 64,  /* squares that products are cut into; divides head_dim */
-    FIT_SLICE = 32, /* columns that a block of collect_kernel() has: a warp's width */
+    FIT_TILE = 64,  /* squares that x^T x is cut into; divides head_dim */
+    FIT_BLOCK = 32, /* squares that it is factorised and solved by, columns that go together */
+    FIT_SLICE = FIT_BLOCK, /* columns that a block of collect_kernel() has: a warp's width */
     MAX_PROBES = 1024
 };
 
@@ -31,21 +33,21 @@ struct slice_sums {
  * Features are those of o, then those of q. */
 struct fit_arrays {
     int32_t rows, features, slices;
-    float *x;        /* [rows][features], centred */
-    float *residual; /* [rows][head_dim]: exact - o, centred */
-    float *counted;  /* [rows]: 1 or 0 */
-    float *mean;     /* [3 * head_dim]: of o, q and the residual */
-    float *gram;     /* [features][features]: x^T x, lower half; then minus its inverse, whole */
-    float *cross;    /* [features][head_dim]: x^T residual */
-    float *weight;   /* [features][head_dim] */
-    float *shift;    /* [head_dim] */
+    float *x;            /* [rows][features], centred */
+    float *residual;     /* [rows][head_dim]: exact - o, centred */
+    float *counted;      /* [rows]: 1 or 0 */
+    float *mean;         /* [3 * head_dim]: of o, q and the residual */
+    float *gram;         /* [features][features]: x^T x, lower half; then repair_factor.cu's */
+    float *cross;        /* [features][head_dim]: x^T residual */
+    float *weight;       /* [features][head_dim]; where it is not packed into fragments */
+    float *shift;        /* [head_dim] */
     uint32_t *fragments; /* [features * head_dim / 2]: weight as repair_apply.cu multiplies by it */
-    float *unscale;      /* [head_dim / 32][2]: what undoes the scaling of fragments, for o and q */
-    float *leverage;     /* [features / FIT_TILE][rows]: shares of x (gram + ridge)^-1 x^T */
-    float *left,
-        *before; /* [head_dim / FIT_TILE][rows]: squares of the residual after and before */
+    float
+        *unscale; /* [head_dim / FIT_BLOCK][2]: what undoes the scaling of fragments, for o and q */
+    float *leverage;      /* [rows]: diagonal of x (gram + ridge)^-1 x^T */
+    float *left, *before; /* [head_dim / FIT_BLOCK][rows]: squares of the residual after, before */
     struct slice_sums *sums; /* [slices] */
-    int32_t *solved;         /* [1] */
+    int32_t *solved;         /* [1]: a fit was due and came to an end */
 };
 
 /* Whether weights are rounded to q's type and multiplied by tensor cores. */
@@ -54,6 +56,13 @@ bool repair_is_packed(const struct repair_cuda *repair);
 /* From sums, x and residual to leverage, left, before, weight, fragments, shift and solved. */
 cudaError_t repair_fit(const struct repair_cuda *repair, const struct fit_arrays *arrays,
                        cudaStream_t stream);
+
+/* Its parts. gram: C C^T = gram + ridge, C below the diagonal blocks of FIT_BLOCK; on them, their
+ * factors' inverses, whole. */
+cudaError_t repair_factor(const struct repair_cuda *repair, const struct fit_arrays *arrays,
+                          cudaStream_t stream);
+cudaError_t repair_solve(const struct repair_cuda *repair, const struct fit_arrays *arrays,
+                         cudaStream_t stream);
 
 /* o += shift + [o, q] weight in the blocks of repaired heads that skip something. */
 cudaError_t repair_apply(const struct repair_cuda *repair, const struct fit_arrays *arrays,

@@ -290,9 +290,9 @@ static void check_given(struct tally *tally, const struct options *options)
 
 static void check_all(struct tally *tally)
 {
-    static const int32_t sizes[][2] = {{1, 1},   {1, 31},   {2, 32},    {3, 33},   {5, 127},
-                                       {9, 128}, {64, 129}, {255, 40},  {256, 64}, {257, 3},
-                                       {3, 929}, {2, 1025}, {100, 300}, {1, 9000}, {1500, 7}};
+    static const int32_t sizes[][2] = {
+        {1, 1},    {1, 31},  {2, 32},  {3, 33},   {5, 127},   {9, 128},  {64, 129}, {255, 40},
+        {256, 64}, {257, 3}, {3, 929}, {2, 1025}, {100, 300}, {1, 9000}, {1500, 7}, {30000, 3}};
     static const double densities[] = {0.1, 0.5, 0.02, 1, 0};
     static const int32_t probes[] = {0, 1, 128, 129, 300};
     uint64_t seed = 0;

@@ -1,8 +1,9 @@
 /*
  * cuda_draft_map() against plain loops in double precision, from the same float means: maps around
  * every edge of its tiles, one row, one column, rows that do not fit the registers, a short last
- * block, logits near and far, with and without the spread factor. Every launch runs twice over
- * memory that held something else, and must give the same bits.
+ * block, logits near and far, products of both signs and of one, with and without the spread
+ * factor. Every launch runs twice over memory that held something else, and must give the same
+ * bits.
  *
  *     test_draft_map_cuda [--time]
  */
@@ -15,6 +16,7 @@ struct options {
     bool spread;
     float deviation; /* of the means */
     uint64_t seed;
+    float shift; /* of all means, in deviations: products of one sign */
 };
 
 struct host_case {
@@ -58,6 +60,11 @@ static void make_case(struct host_case *c)
     c->spread_k = floats(keys, o.seed + 4, 1);
     for (float &value : c->spread_k) {
         value *= value;
+    }
+    for (std::vector<float> *means : {&c->mean_q, &c->mean_k}) {
+        for (float &value : *means) {
+            value += o.shift * o.deviation;
+        }
     }
 }
 
@@ -152,10 +159,11 @@ static void run_case(struct tally *tally, const struct options &o)
         const bool same =
             run == 0 || memcmp(out.data(), first.data(), out.size() * sizeof(float)) == 0;
         tally_case(tally, guards && same && wrong < 0,
-                   "heads %d head_dim %d map %d x %d key_block %d last %d spread %d deviation %g, "
-                   "run %d, element %lld%s",
+                   "heads %d head_dim %d map %d x %d key_block %d last %d spread %d deviation %g "
+                   "shift %g, run %d, element %lld%s",
                    o.heads, o.head_dim, o.rows, o.columns, o.key_block, o.last, (int)o.spread,
-                   (double)o.deviation, run, (long long)wrong, guards ? "" : ", guard bands");
+                   (double)o.deviation, (double)o.shift, run, (long long)wrong,
+                   guards ? "" : ", guard bands");
         if (run == 0)
             first = out;
     }
@@ -192,6 +200,7 @@ static void run_cases(struct tally *tally)
             o.spread = (seed / 10 + (uint64_t)pick / 2) % 2 == 0;
             o.deviation = deviations[seed / 10 % 5];
             o.seed = seed;
+            o.shift = pick >= 2 ? 2.0f : 0;
             run_case(tally, o);
         }
     }
@@ -203,7 +212,7 @@ static void time_map(int32_t heads, int32_t head_dim, int32_t rows, int32_t colu
                      int32_t key_block, bool spread)
 {
     const struct options o = {heads,     head_dim, rows, columns, key_block,
-                              key_block, spread,   0.1f, 1};
+                              key_block, spread,   0.1f, 1,       0};
     struct host_case c = {};
 
     c.options = o;
