@@ -293,10 +293,11 @@ bool device_cuda_watched(struct device *device, int32_t *place, int64_t *row)
 
 /* ---- recordings ------------------------------------------------------------------------------ */
 
+/* With offload nothing is recorded: a graph could not wait for weights of groups as they come. */
 bool device_cuda_record_begin(struct device *device, struct error *error)
 {
-    if (!device_cuda_ok(device, error))
-        return false;
+    if (device->offload || !device_cuda_ok(device, error))
+        return device_cuda_ok(device, error);
     device->recording = device_cuda_check(
         device, cudaStreamBeginCapture(device->stream, cudaStreamCaptureModeThreadLocal),
         "recording");
@@ -306,10 +307,13 @@ bool device_cuda_record_begin(struct device *device, struct error *error)
 bool device_cuda_record_end(struct device *device, struct recording **out, struct error *error)
 {
     cudaGraph_t graph = NULL;
-    struct recording *recording = calloc(1, sizeof *recording);
     *out = NULL;
+    if (!device->recording)
+        return device_cuda_ok(device, error);
+    struct recording *recording = calloc(1, sizeof *recording);
     bool ok = device_cuda_check(device, cudaStreamEndCapture(device->stream, &graph), "recording");
     device->recording = false;
+    ok = ok && device_cuda_ok(device, NULL);
     if (ok && recording)
         ok = device_cuda_check(device, cudaGraphInstantiate(&recording->graph, graph, 0),
                                "recording");
@@ -322,7 +326,7 @@ bool device_cuda_record_end(struct device *device, struct recording **out, struc
     }
     device->recordings++;
     *out = recording;
-    return device_cuda_ok(device, error);
+    return true;
 }
 
 bool device_cuda_replay(struct device *device, const struct recording *recording,

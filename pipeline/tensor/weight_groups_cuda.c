@@ -5,7 +5,7 @@
  * A slot is overwritten only after an event of the stream that lies behind every use of what was
  * there: whoever asks for a group has enqueued all that works with the one before. Slots grow with
  * the largest group and go with the last weight. Refused: working with a group that was not asked
- * for, and recording (a graph could not wait for the host's copies in the same way twice).
+ * for.
  */
 #include "weight_groups_cuda.h"
 
@@ -211,8 +211,6 @@ bool weight_groups_cuda_need(struct device *device, int64_t group, int64_t next,
     if (group < 0 || group >= groups->count || next < -1 || next >= groups->count)
         return error_set(error, "offload: there is no group %lld or %lld of weights, only %lld",
                          (long long)group, (long long)next, (long long)groups->count);
-    if (device->recording)
-        return error_set(error, "offload: work with weights of groups cannot be recorded");
     int here = slot_of(groups, group);
     if (here < 0) {
         here = (groups->current + 1) % SLOTS;

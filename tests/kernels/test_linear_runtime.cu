@@ -374,8 +374,12 @@ static void check_groups(struct tally *tally)
              run_group(device, layers[order[i]], dx.data, between.data,
                        all.data + (size_t)i * bytes, &error);
     }
-    ok = ok && device_cuda_synchronise(device, &error);
-    tally_case(tally, ok, "a walk through groups: %s", error.text);
+    struct recording *recording = NULL;
+    ok = ok && device_cuda_record_begin(device, &error) &&
+         weight_groups_cuda_need(device, order[0], -1, &error) &&
+         device_cuda_record_end(device, &recording, &error) &&
+         device_cuda_synchronise(device, &error);
+    tally_case(tally, ok && !recording, "a walk through groups: %s", error.text);
     const std::vector<char> got = device_vector<char>(&all);
     for (int i = 0; i < STEPS; i++)
         tally_case(tally, !memcmp(got.data() + (size_t)i * bytes, expected[order[i]].data(), bytes),
