@@ -10,7 +10,6 @@
  */
 #include "device_cuda.h"
 
-#include "conv_cuda.h"
 #include "libraries_cuda.h"
 #include "linear_cuda.h"
 #include "random_cuda.h"
@@ -163,7 +162,6 @@ void device_cuda_destroy(struct device *device)
         cudaStreamSynchronize(device->stream);
     if (device->copies)
         cudaStreamSynchronize(device->copies);
-    conv_cuda_close(device);
     weight_groups_cuda_close(device);
     linear_cuda_close(device);
     free_retired(device);

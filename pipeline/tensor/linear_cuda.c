@@ -354,16 +354,16 @@ static float time_algorithm(struct device *device, struct product *product,
 static int fastest(struct device *device, struct product *product,
                    const cublasLtMatmulHeuristicResult_t *found, int count)
 {
-    uint64_t expected = 0;
-    float least = time_algorithm(device, product, &found[0].algo, &expected);
+    uint64_t expected = 0, sum = 0;
+    float least = -1;
     int best = 0;
-    for (int i = 1; i < count && i < TIMED; i++) {
-        uint64_t sum = 0;
+    for (int i = 0; i < count && i < TIMED; i++) {
         const float now = time_algorithm(device, product, &found[i].algo, &sum);
-        if (now >= 0 && now < least && sum == expected) {
-            least = now;
-            best = i;
-        }
+        if (now < 0 || (least >= 0 && (now >= least || sum != expected)))
+            continue;
+        expected = sum;
+        least = now;
+        best = i;
     }
     return best;
 }

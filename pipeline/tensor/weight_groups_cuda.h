@@ -8,6 +8,10 @@
 
 #include "device_cuda.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* A weight of a group; lives in its layer. */
 struct grouped_weight {
     void *home;           /* pinned host memory; NULL = of no group */
@@ -36,5 +40,9 @@ void weight_groups_cuda_begin(struct device *device);
 bool weight_groups_cuda_end(struct device *device, struct error *error);
 bool weight_groups_cuda_need(struct device *device, int64_t group, int64_t next,
                              struct error *error);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
