@@ -1,9 +1,11 @@
 /*
  * draftattn bench: times attention on real grids. Owns the options, the presets, and which kernels
- * are meant; the work is in bench_jobs.c, the figures are shown by bench_report.c.
+ * are meant; the work is in bench_jobs.c, the figures are shown by bench_report.c. Whole networks
+ * are end_to_end.c's.
  */
 #include "bench_jobs.h"
 #include "command.h"
+#include "end_to_end.h"
 #include "generation_options.h"
 #include "suggest.h"
 
@@ -17,6 +19,7 @@ struct arguments {
     const char *presets, *grid, *dtype, *sparsity, *policy, *backend, *kernel;
     struct option_int heads, head_dim, compensation, probes, break_even, threads, runs;
     struct option_real limit;
+    struct end_to_end_arguments flow;
     bool json, csv, quiet;
 };
 
@@ -26,6 +29,11 @@ struct arguments {
 #define DEFAULT_HEADS    12
 #define DEFAULT_HEAD_DIM 128
 #define DEFAULT_SPARSITY "0.5,0.75,0.9"
+
+/* Of whole networks. */
+#define FLOW_RUNS     3
+#define FLOW_SPARSITY "0.75,0.9"
+#define FLOW_SHARES   "0.2,0.1"
 
 static const struct option_spec options[] = {
     OPTION_ROW_HEADING("Grids"),
@@ -64,6 +72,7 @@ static const struct option_spec options[] = {
                    "of each row, fewer where time is short (default: 5)"),
     OPTION_ROW_REAL(0, "time-limit", "SECONDS", limit, 1, 86400,
                     "for all of it; what does not fit is left out and says so (default: 90)"),
+    END_TO_END_ROWS,
     OPTION_ROW_HEADING("Messages"),
     OPTION_ROW_FLAG(0, "json", json, "one JSON object on standard output"),
     OPTION_ROW_FLAG(0, "csv", csv, "comma-separated values on standard output"),
@@ -75,11 +84,14 @@ const struct command_spec bench_command = {
     .name = "bench",
     .summary = "time attention on real grids",
     .usage = "[options]",
-    .text = "Times dense and sparse attention on the token grids of real models, kernel by kernel, "
-            "with random data, and prints a table: time in all and per stage, operations a second "
-            "and their share of what this machine's multiply-add units can do, and the speed-up "
-            "over dense. Where no grid is given it also finds the number of tokens from which on "
-            "sparse attention pays, beside the estimate by which 'generate' decides.",
+    .text =
+        "Times dense and sparse attention on the token grids of real models, kernel by kernel, "
+        "with random data, and prints a table: time in all and per stage, operations a second "
+        "and their share of what this machine's multiply-add units can do, and the speed-up "
+        "over dense. Where no grid is given it also finds the number of tokens from which on "
+        "sparse attention pays, beside the estimate by which 'generate' decides. With "
+        "--end-to-end it times whole networks, dense and sparse, tells where the time goes, and "
+        "reckons what a generation takes.",
     .options = options,
 };
 
@@ -269,18 +281,19 @@ static bool take_kernels(const struct arguments *a, struct bench_settings *set, 
 
 /* ---- the rest -------------------------------------------------------------------------------- */
 
-static bool take_sparsity(const char *list, struct bench_settings *set, struct error *error)
+/* "0.5,0.9": numbers from 0 to 1, 1 itself where closed. */
+static bool take_shares(const char *flag, const char *list, bool closed, double *out, int limit,
+                        int *count, struct error *error)
 {
     char word[64];
-    while (list) {
+    for (*count = 0; list; ++*count) {
         double value;
         next_word(&list, word, sizeof word);
-        if (!parse_real("--sparsity", word, 0, 1, true, &value, error))
+        if (!parse_real(flag, word, 0, 1, !closed, &value, error))
             return false;
-        if (set->sparsity_count == BENCH_MAX_SPARSITY)
-            return error_set_usage(error, "--sparsity: takes at most %d values",
-                                   BENCH_MAX_SPARSITY);
-        set->sparsity[set->sparsity_count++] = value;
+        if (*count == limit)
+            return error_set_usage(error, "%s: takes at most %d values", flag, limit);
+        out[*count] = value;
     }
     return true;
 }
@@ -303,7 +316,9 @@ static bool take_attention(const struct arguments *a, struct bench_settings *set
     generation_set_policy(desc, policy);
     if (policy == DRAFTATTN_POLICY_DENSE)
         return !a->sparsity || error_set_usage(error, "--sparsity: policy dense has none");
-    return take_sparsity(a->sparsity ? a->sparsity : DEFAULT_SPARSITY, set, error);
+    const char *list = a->flow.wanted ? FLOW_SPARSITY : DEFAULT_SPARSITY;
+    return take_shares("--sparsity", a->sparsity ? a->sparsity : list, false, set->sparsity,
+                       BENCH_MAX_SPARSITY, &set->sparsity_count, error);
 }
 
 static bool take_dtype(const struct arguments *a, struct bench_settings *set, struct error *error)
@@ -341,6 +356,61 @@ static bool show(const struct arguments *a, const struct bench_report *report, s
     return true;
 }
 
+/* ---- whole networks -------------------------------------------------------------------------- */
+
+/* An option of the other kind of benchmark. */
+static const char *stray_option(const struct arguments *a)
+{
+    const struct end_to_end_arguments *flow = &a->flow;
+    const struct {
+        bool given, flow;
+        const char *name;
+    } options_of_one[] = {
+        {a->presets, false, "--preset"},
+        {a->grid, false, "--grid"},
+        {a->heads.given, false, "--heads"},
+        {a->head_dim.given, false, "--head-dim"},
+        {a->dtype, false, "--dtype"},
+        {a->kernel, false, "--kernel"},
+        {a->break_even.given, false, "--break-even"},
+        {a->limit.given, false, "--time-limit"},
+        {a->csv, false, "--csv"},
+        {flow->model, true, "--model"},
+        {flow->synthetic, true, "--synthetic"},
+        {flow->size, true, "--size"},
+        {flow->frames.given, true, "--frames"},
+        {flow->steps.given, true, "--steps"},
+        {flow->cfg.given, true, "--cfg"},
+        {flow->dense_steps, true, "--dense-steps"},
+        {flow->full, true, "--full"},
+        {flow->device, true, "--device"},
+        {flow->precision, true, "--precision"},
+        {flow->offload, true, "--offload"},
+        {flow->markdown, true, "--markdown"},
+    };
+    for (size_t i = 0; i < sizeof options_of_one / sizeof *options_of_one; i++)
+        if (options_of_one[i].given && options_of_one[i].flow != flow->wanted)
+            return options_of_one[i].name;
+    return NULL;
+}
+
+static bool bench_end_to_end(struct arguments *a, struct error *error)
+{
+    struct bench_settings set = {0};
+    struct end_to_end_arguments *flow = &a->flow;
+    if (a->json && flow->markdown)
+        return error_set_usage(error, "give --json or --markdown, not both");
+    if (!take_attention(a, &set, error) ||
+        !take_shares("--dense-steps", flow->dense_steps ? flow->dense_steps : FLOW_SHARES, true,
+                     flow->shares, END_TO_END_MAX_SHARES, &flow->share_count, error))
+        return false;
+    if (!a->probes.given)
+        set.desc.probes = -1; /* the model's */
+    set.runs = a->runs.given ? (int)a->runs.value : FLOW_RUNS;
+    set.threads = (int32_t)a->threads.value;
+    return end_to_end_command(flow, &set, a->backend, a->json, a->quiet, error);
+}
+
 bool cmd_bench(int argc, char *const *argv, struct error *error)
 {
     struct arguments a = {0};
@@ -354,6 +424,12 @@ bool cmd_bench(int argc, char *const *argv, struct error *error)
         options_print_help(&bench_command, stdout);
         return true;
     }
+    const char *stray = stray_option(&a);
+    if (stray)
+        return error_set_usage(error, "%s: %s with --end-to-end", stray,
+                               a.flow.wanted ? "not" : "only");
+    if (a.flow.wanted)
+        return bench_end_to_end(&a, error);
     if (!take_settings(&a, &settings, error))
         return false;
     console_open(&console, a.quiet);

@@ -242,6 +242,82 @@ class Bench(Case):
         self.assertEqual(self.files(), [])
 
 
+class EndToEnd(Case):
+    """Whole networks, on the bundled model."""
+
+    FLOW = ["bench", "--end-to-end", "--size", "64x64", "--frames", "5", "--steps", "5",
+            "--dense-steps", "0.4,0", "--sparsity", "0.5", "--runs", "1", "--threads", "1"]
+
+    def test_json(self):
+        out, err = self.succeed(*self.FLOW, "--json")
+        found = json.loads(out)
+        self.assertEqual((found["width"], found["height"], found["frames"], found["steps"]),
+                         (64, 64, 5, 5))
+        self.assertEqual((found["tokens"], found["text_tokens"], found["passes"]), (32, 512, 2))
+        self.assertEqual((found["device"], found["precision"], found["offload"]),
+                         ("cpu", "float32", False))
+        self.assertIn("denoise", err)
+        rows, seconds = found["rows"], found["seconds"]
+        self.assertEqual([(row["dense"], row["sparsity"]) for row in rows],
+                         [(True, 0), (False, 0.5)])
+        for row in rows:
+            pass_ = row["forward_seconds"]
+            self.assertTrue(0 < pass_["min"] <= pass_["median"] <= pass_["max"])
+            self.assertLessEqual(2 * pass_["min"], row["step_seconds"] * (1 + 1e-9))
+            self.assertTrue(math.isclose(sum(row["shares"].values()), 1, rel_tol=1e-9))
+            self.assertTrue(all(0 < row["shares"][kind] < 1 for kind in
+                                ("attention", "cross-attention", "matmul", "elementwise")))
+            self.assertTrue(math.isclose(row["speedup"], rows[0]["forward_seconds"]["median"] /
+                                         pass_["median"], rel_tol=1e-9))
+        self.assertTrue(all(value > 0 for value in seconds.values()))
+        # Reckoned: text, 2 or no dense steps of 5, decoding.
+        dense, sparse = (row["step_seconds"] for row in rows)
+        outside = seconds["text"] + seconds["decode"]
+        expected = [outside + 5 * dense, outside + 2 * dense + 3 * sparse, outside + 5 * sparse]
+        for entry, value in zip(found["generations"], expected, strict=True):
+            self.assertTrue(math.isclose(entry["seconds"], value, rel_tol=1e-9))
+            self.assertTrue(math.isclose(entry["speedup"], expected[0] / value, rel_tol=1e-9))
+            self.assertTrue(math.isclose(sum(entry["parts"].values()), value, rel_tol=1e-9))
+            self.assertFalse(entry["measured"])
+        self.assertEqual([entry["dense_steps"] for entry in found["generations"]], [1, 0.4, 0])
+        self.assertGreater(found["memory"]["peak"], 10 << 20)
+
+    def test_tables(self):
+        words = ("draftattn ", ", commit ", "float32", "64x64, 5 frames: 32 tokens, 512 of text; "
+                 "1 pass a step", "density", "speed-up", "cross-attention", "50 %",
+                 "text encoder ", "GiB at most", "5 steps, seconds in all")
+        out, _ = self.succeed(*self.FLOW, "--cfg", "1", "--quiet")
+        for word in words + ("reckoned from",):
+            self.assertIn(word, out)
+        out, _ = self.succeed(*self.FLOW, "--cfg", "1", "--full", "--markdown", "--quiet")
+        for word in words + ("all steps measured",):
+            self.assertIn(word, out)
+        rows = [line for line in out.splitlines() if line.startswith("|")]
+        self.assertEqual(len(rows), (2 + 2) + (2 + 3)) # two heads with the line below, and rows
+        self.assertEqual({row.count("|") for row in rows[:4]}, {13})
+        self.assertEqual({row.count("|") for row in rows[4:]}, {12})
+
+    def test_dense_alone(self):
+        out, _ = self.succeed(*[word for word in self.FLOW if word not in ("--sparsity", "0.5")],
+                              "--policy", "dense", "--json", "--quiet")
+        self.assertEqual([row["dense"] for row in json.loads(out)["rows"]], [True])
+
+    def test_refusals(self):
+        for flags, words in (
+                (["--end-to-end", "--grid", "4x16x16"], ("--grid", "not with --end-to-end")),
+                (["--size", "64x64"], ("--size", "only with --end-to-end")),
+                (["--end-to-end", "--json", "--markdown"], ("--json", "--markdown")),
+                (["--end-to-end", "--dense-steps", "0.1,1.5"], ("--dense-steps", "1.5")),
+                (["--end-to-end", "--dense-steps", "0,0,0,0,0"], ("--dense-steps", "at most 4")),
+                (["--end-to-end", "--synthetic", "wan2.1-t2v-13b"],
+                 ("--synthetic", "wan2.1-t2v-1.3b")),
+                (["--end-to-end", "--synthetic", "wan2.1-t2v-14b", "-m", "x"],
+                 ("--synthetic", "--model")),
+                (["--end-to-end", "--device", "gpu"], ("--device", "cuda")),
+                (["--end-to-end", "--offload", "--device", "cpu"], ("--offload",))):
+            self.refuse(["bench", *flags], 2, *words)
+
+
 class BreakEven(Case):
     """generate stays dense where sparse attention would take longer, and says so."""
 
