@@ -151,15 +151,15 @@ static bool make_room(struct capture *capture, const draftattn_plan_info *info, 
 }
 
 /* Draft map and block list of all heads into the capture's own room. */
-static bool look(struct capture *capture, struct self_attention *attention, const float *q,
-                 const float *k, int64_t qkv_stride, draftattn_plan_info *info)
+static bool look(struct capture *capture, struct self_attention *attention,
+                 draftattn_plan_info *info)
 {
     struct error *error = &capture->error;
     if (draftattn_plan_info_get(self_attention_plan(attention), info) != DRAFTATTN_SUCCESS)
         return error_set(error, "the capture of attention: no plan");
     return make_room(capture, info, error) &&
            self_attention_block_list(attention, &capture->list, error) &&
-           self_attention_draft_map(attention, q, k, qkv_stride, capture->map, error);
+           self_attention_draft_map(attention, capture->map, error);
 }
 
 /* One head of what look() saw. */
@@ -227,8 +227,7 @@ static void describe(struct capture *capture, const struct self_attention *atten
 }
 
 static void take_call(struct capture *capture, struct self_attention *attention,
-                      const draftattn_step *step, const float *q, const float *k,
-                      int64_t qkv_stride)
+                      const draftattn_step *step)
 {
     const draftattn_plan *plan = self_attention_plan(attention);
     const draftattn_head_stats *heads = self_attention_heads(attention);
@@ -250,7 +249,7 @@ static void take_call(struct capture *capture, struct self_attention *attention,
                              : first && at->layer == step->layer && at->step == step->step;
         if (!wanted)
             continue;
-        if (!looked && !look(capture, attention, q, k, qkv_stride, &info))
+        if (!looked && !look(capture, attention, &info))
             return;
         looked = true;
         struct comparison_map *map = &capture->maps[record ? CAPTURE_PLACES_MAX : i];
@@ -261,15 +260,14 @@ static void take_call(struct capture *capture, struct self_attention *attention,
 }
 
 void capture_attention(struct capture *capture, struct self_attention *attention,
-                       const draftattn_step *step, const float *q, const float *k,
-                       int64_t qkv_stride)
+                       const draftattn_step *step)
 {
     double start = clock_seconds();
     const struct capture_desc *d = &capture->desc;
     bool known =
         step->step >= 0 && step->step < d->steps && step->layer >= 0 && step->layer < d->layers;
     if (known && !capture->error.text[0])
-        take_call(capture, attention, step, q, k, qkv_stride);
+        take_call(capture, attention, step);
     capture->seconds += clock_seconds() - start;
 }
 

@@ -30,8 +30,7 @@ void capture_destroy(struct capture *capture); /* accepts NULL */
 
 /* For struct generate_events. What fails here is said by capture_finish(). */
 void capture_attention(struct capture *capture, struct self_attention *attention,
-                       const draftattn_step *step, const float *q, const float *k,
-                       int64_t qkv_stride);
+                       const draftattn_step *step);
 
 /* Seconds spent in capture_attention(). */
 double capture_seconds(const struct capture *capture);

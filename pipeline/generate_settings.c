@@ -134,7 +134,7 @@ static bool check_values(const struct generate_settings *s, const struct model *
     struct scheduler *scheduler = NULL;
     const struct scheduler_desc desc = {
         .sampler = s->sampler, .steps = (int32_t)s->steps, .flow_shift = s->flow_shift};
-    bool ok = scheduler_create(&scheduler, &desc, 1, error);
+    bool ok = scheduler_create(&scheduler, &desc, 0, NULL, NULL, error);
     scheduler_destroy(scheduler);
     return ok;
 }

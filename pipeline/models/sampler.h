@@ -4,18 +4,18 @@
 
 #include "scheduler.h"
 
-#define SAMPLER_HISTORY_MAX 3
-
 struct sampler;
 
 struct scheduler {
     const struct sampler *sampler;
+    const struct ops *ops;
+    struct device *device;
     int32_t steps;
     int64_t elements;
     double *sigmas;    /* [steps + 1], the last is 0; rounded to float32 */
     double *timesteps; /* [steps] */
-    float
-        *history[SAMPLER_HISTORY_MAX]; /* [elements] each; what they hold is the sampler's matter */
+    /* [elements] each, on the device; what they hold is the sampler's matter */
+    float *history[SCHEDULER_HISTORY_MAX];
 };
 
 struct sampler {
@@ -24,13 +24,17 @@ struct sampler {
     /* The i-th of steps sigmas, shifted, in float64. */
     double (*sigma)(const struct scheduler_desc *desc, int32_t i);
     double (*timestep)(double sigma);
-    void (*advance)(struct scheduler *scheduler, int32_t step, const float *velocity,
-                    float *sample);
+    void (*advance)(struct scheduler *scheduler, int32_t step, float *velocity, float *sample);
 };
 
 extern const struct sampler sampler_unipc;
 extern const struct sampler sampler_dpmpp;
 extern const struct sampler sampler_euler;
+
+/* out = a x + b y over the elements; b = 0 leaves y unread. */
+void sampler_sum(const struct scheduler *scheduler, float *out, double a, const float *x, double b,
+                 const float *y);
+void sampler_copy(const struct scheduler *scheduler, float *to, const float *from);
 
 /* sigma moved towards the noise: s sigma / (1 + (s - 1) sigma) */
 double sampler_shift(double sigma, double shift);

@@ -1,7 +1,8 @@
 /*
  * The samplers behind one interface: the table of them, their timetables and their memory. A
  * sampler is one file with a row in this table. Coefficients are computed in float64 from sigmas
- * rounded to float32 (the published schedulers store them so); the state is float32, as there. A
+ * rounded to float32 (the published schedulers store them so); the state is float32, as there, and
+ * stays on the device. A
  * shift that makes two sigmas equal is refused here, so that no sampler ever divides by a step of
  * zero length.
  */
@@ -43,6 +44,17 @@ double sampler_lambda(double sigma)
     return log(1.0 - sigma) - log(sigma);
 }
 
+void sampler_sum(const struct scheduler *scheduler, float *out, double a, const float *x, double b,
+                 const float *y)
+{
+    scheduler->ops->combine(scheduler->device, out, (float)a, x, (float)b, y, scheduler->elements);
+}
+
+void sampler_copy(const struct scheduler *scheduler, float *to, const float *from)
+{
+    scheduler->ops->copy(scheduler->device, to, from, (size_t)scheduler->elements * sizeof(float));
+}
+
 static const struct sampler *find_sampler(const char *name)
 {
     for (size_t i = 0; name && i < sizeof samplers / sizeof samplers[0]; i++)
@@ -80,8 +92,8 @@ static bool allocate(struct scheduler *scheduler, struct error *error)
     if (!checked_bytes(&scheduler->elements, 1, sizeof(float), &bytes))
         return error_set(error, "a sampler for %lld elements is not possible",
                          (long long)scheduler->elements);
-    for (int i = 0; i < scheduler->sampler->history; i++) {
-        scheduler->history[i] = malloc(bytes > 0 ? bytes : 1);
+    for (int i = 0; scheduler->elements > 0 && i < scheduler->sampler->history; i++) {
+        scheduler->history[i] = scheduler->ops->alloc(scheduler->device, bytes);
         if (!scheduler->history[i])
             return error_out_of_memory(error, "the sampler's history", bytes);
     }
@@ -89,7 +101,7 @@ static bool allocate(struct scheduler *scheduler, struct error *error)
 }
 
 bool scheduler_create(struct scheduler **out, const struct scheduler_desc *desc, int64_t elements,
-                      struct error *error)
+                      const struct ops *ops, struct device *device, struct error *error)
 {
     *out = NULL;
     const struct sampler *sampler = find_sampler(desc->sampler);
@@ -106,6 +118,8 @@ bool scheduler_create(struct scheduler **out, const struct scheduler_desc *desc,
     if (!scheduler)
         return error_out_of_memory(error, "the sampler", sizeof *scheduler);
     scheduler->sampler = sampler;
+    scheduler->ops = ops;
+    scheduler->device = device;
     scheduler->steps = desc->steps;
     scheduler->elements = elements;
     if (!allocate(scheduler, error) || !fill_timetable(scheduler, desc, error)) {
@@ -120,8 +134,8 @@ void scheduler_destroy(struct scheduler *scheduler)
 {
     if (!scheduler)
         return;
-    for (int i = 0; i < SAMPLER_HISTORY_MAX; i++)
-        free(scheduler->history[i]);
+    for (int i = 0; scheduler->ops && i < SCHEDULER_HISTORY_MAX; i++)
+        scheduler->ops->free(scheduler->device, scheduler->history[i]);
     free(scheduler->sigmas);
     free(scheduler->timesteps);
     free(scheduler);
@@ -142,8 +156,26 @@ double scheduler_timestep(const struct scheduler *scheduler, int32_t step)
     return scheduler->timesteps[step];
 }
 
-void scheduler_advance(struct scheduler *scheduler, int32_t step, const float *velocity,
-                       float *sample)
+void scheduler_advance(struct scheduler *scheduler, int32_t step, float *velocity, float *sample)
 {
     scheduler->sampler->advance(scheduler, step, velocity, sample);
+}
+
+int scheduler_history_count(const struct scheduler *scheduler)
+{
+    return scheduler->sampler->history;
+}
+
+void scheduler_history(const struct scheduler *scheduler, float *const *to)
+{
+    for (int i = 0; i < scheduler->sampler->history; i++)
+        scheduler->ops->download(scheduler->device, to[i], scheduler->history[i],
+                                 (size_t)scheduler->elements * sizeof(float));
+}
+
+void scheduler_restore(struct scheduler *scheduler, const float *const *from)
+{
+    for (int i = 0; i < scheduler->sampler->history; i++)
+        scheduler->ops->upload(scheduler->device, scheduler->history[i], from[i],
+                               (size_t)scheduler->elements * sizeof(float));
 }

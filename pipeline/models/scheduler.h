@@ -7,6 +7,7 @@
 #define PIPELINE_MODELS_SCHEDULER_H
 
 #include "../error.h"
+#include "../tensor/ops.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -32,9 +33,11 @@ struct scheduler_desc {
 /* Comma-separated names of the samplers, for messages and --help. Static. */
 const char *scheduler_names(void);
 
-/* elements: length of the latents. Fails (usage) for an unknown sampler, steps < 1, shift <= 0. */
+/* elements: length of the latents, which are on the device, as is what a sampler remembers. With 0
+ * there is the timetable alone, and no need for a device. Fails (usage) for an unknown sampler,
+ * steps < 1, shift <= 0. */
 bool scheduler_create(struct scheduler **out, const struct scheduler_desc *desc, int64_t elements,
-                      struct error *error);
+                      const struct ops *ops, struct device *device, struct error *error);
 void scheduler_destroy(struct scheduler *scheduler); /* accepts NULL */
 
 int32_t scheduler_steps(const struct scheduler *scheduler);
@@ -42,9 +45,18 @@ double scheduler_sigma(const struct scheduler *scheduler, int32_t step); /* step
 double scheduler_timestep(const struct scheduler *scheduler,
                           int32_t step); /* what the network is told */
 
-/* Advances sample in place from step to step + 1 by the network's velocity at (sample, step). Steps
- * in order, each once. Host float32. */
-void scheduler_advance(struct scheduler *scheduler, int32_t step, const float *velocity,
-                       float *sample);
+/* Advances sample in place from step to step + 1 by the network's velocity at (sample, step), which
+ * is used up: undefined afterwards. Steps in order, each once; from another step than 0 after
+ * scheduler_restore(). Device memory; enqueued. */
+void scheduler_advance(struct scheduler *scheduler, int32_t step, float *velocity, float *sample);
+
+#define SCHEDULER_HISTORY_MAX 3
+
+/* What the sampler remembers between steps, as so many arrays of elements in host memory. Taken
+ * after step k and restored before step k + 1, with the sample of then, the rest of a run gives the
+ * same bits. */
+int scheduler_history_count(const struct scheduler *scheduler);
+void scheduler_history(const struct scheduler *scheduler, float *const *to);
+void scheduler_restore(struct scheduler *scheduler, const float *const *from);
 
 #endif

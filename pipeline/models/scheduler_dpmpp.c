@@ -7,7 +7,6 @@
 #include "sampler.h"
 
 #include <math.h>
-#include <string.h>
 
 /* diffusers counts alpha = 1 - sigma down from 0.999, so that its first sigma is below 1. */
 static double dpmpp_sigma(const struct scheduler_desc *desc, int32_t i)
@@ -39,22 +38,14 @@ static struct step make_step(const struct scheduler *scheduler, int32_t i)
     return step;
 }
 
-static void dpmpp_advance(struct scheduler *scheduler, int32_t i, const float *velocity,
-                          float *sample)
+static void dpmpp_advance(struct scheduler *scheduler, int32_t i, float *velocity, float *sample)
 {
     const struct step step = make_step(scheduler, i);
-    const double sigma = scheduler->sigmas[i];
-    float *past = scheduler->history[0];
-    int64_t count = scheduler->elements;
-    if (i == 0) /* unused, but a number: 0 * NaN would show */
-        memset(past, 0, (size_t)count * sizeof *past);
-#pragma omp parallel for simd schedule(static) if (count > 65536)
-    for (int64_t j = 0; j < count; j++) {
-        float now = (float)(sample[j] - sigma * velocity[j]);
-        sample[j] =
-            (float)(step.on_sample * sample[j] + step.on_now * now + step.on_past * past[j]);
-        past[j] = now;
-    }
+    float *past = scheduler->history[0], *now = velocity;
+    sampler_sum(scheduler, now, 1.0, sample, -scheduler->sigmas[i], velocity);
+    sampler_sum(scheduler, sample, step.on_sample, sample, step.on_now, now);
+    sampler_sum(scheduler, sample, 1.0, sample, step.on_past, past); /* 0 leaves it unread */
+    sampler_copy(scheduler, past, now);
 }
 
 const struct sampler sampler_dpmpp = {.name = "dpm++",

@@ -21,14 +21,10 @@ static double euler_timestep(double sigma)
     return (double)((float)sigma * 1000.0f);
 }
 
-static void euler_advance(struct scheduler *scheduler, int32_t step, const float *velocity,
-                          float *sample)
+static void euler_advance(struct scheduler *scheduler, int32_t step, float *velocity, float *sample)
 {
     double distance = scheduler->sigmas[step + 1] - scheduler->sigmas[step];
-    int64_t count = scheduler->elements;
-#pragma omp parallel for simd schedule(static) if (count > 65536)
-    for (int64_t i = 0; i < count; i++)
-        sample[i] = (float)(sample[i] + distance * velocity[i]);
+    sampler_sum(scheduler, sample, 1.0, sample, distance, velocity);
 }
 
 const struct sampler sampler_euler = {

@@ -8,7 +8,6 @@
 #include "sampler.h"
 
 #include <math.h>
-#include <string.h>
 
 static double unipc_sigma(const struct scheduler_desc *desc, int32_t i)
 {
@@ -64,33 +63,25 @@ static struct sum make_predictor(const struct scheduler *scheduler, int32_t i)
         .on_sample = sigma[1] / sigma[0], .on_now = gain * (1.0 - on_d), .on_past = gain * on_d};
 }
 
-static void unipc_advance(struct scheduler *scheduler, int32_t i, const float *velocity,
-                          float *sample)
+static void unipc_advance(struct scheduler *scheduler, int32_t i, float *velocity, float *sample)
 {
     float *past = scheduler->history[0], *past2 = scheduler->history[1];
-    float *corrected = scheduler->history[2];
-    int64_t count = scheduler->elements;
-    size_t bytes = (size_t)count * sizeof *past;
-    if (i == 0) { /* nothing to correct: the sample stands for the last corrected one */
-        memset(past, 0, bytes);
-        memset(past2, 0, bytes);
-        memcpy(corrected, sample, bytes);
+    float *corrected = scheduler->history[2], *now = velocity;
+    sampler_sum(scheduler, now, 1.0, sample, -scheduler->sigmas[i], velocity);
+    if (i == 0) { /* nothing to correct; the past has no weight yet, but becomes past2 */
+        sampler_copy(scheduler, corrected, sample);
+        sampler_copy(scheduler, past, now);
+    } else {
+        const struct sum correct = make_corrector(scheduler, i);
+        sampler_sum(scheduler, corrected, correct.on_sample, corrected, correct.on_now, now);
+        sampler_sum(scheduler, corrected, 1.0, corrected, correct.on_past, past);
+        sampler_sum(scheduler, corrected, 1.0, corrected, correct.on_past2, past2);
     }
-    const struct sum correct =
-        i > 0 ? make_corrector(scheduler, i) : (struct sum){.on_sample = 1.0};
     const struct sum predict = make_predictor(scheduler, i);
-    const double sigma = scheduler->sigmas[i];
-#pragma omp parallel for simd schedule(static) if (count > 65536)
-    for (int64_t j = 0; j < count; j++) {
-        float now = (float)(sample[j] - sigma * velocity[j]);
-        float x = (float)(correct.on_sample * corrected[j] + correct.on_now * now +
-                          correct.on_past * past[j] + correct.on_past2 * past2[j]);
-        sample[j] =
-            (float)(predict.on_sample * x + predict.on_now * now + predict.on_past * past[j]);
-        corrected[j] = x;
-        past2[j] = past[j];
-        past[j] = now;
-    }
+    sampler_sum(scheduler, sample, predict.on_sample, corrected, predict.on_now, now);
+    sampler_sum(scheduler, sample, 1.0, sample, predict.on_past, past);
+    sampler_copy(scheduler, past2, past);
+    sampler_copy(scheduler, past, now);
 }
 
 const struct sampler sampler_unipc = {.name = "unipc",

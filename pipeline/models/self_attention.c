@@ -3,18 +3,25 @@
  * books that reports are made of. Refuses nothing by itself; what the library refuses is passed on
  * in its words.
  *
+ * On a GPU a run must not wait for its statistics: every layer has a slot that they are saved to,
+ * in order with the runs, and a forward pass ends with reading them all.
+ *
  * Errors of heads are kept one by one (4 bytes a head and sparse call), since a median over a whole
  * generation cannot be had from medians of calls.
  */
 #include "self_attention.h"
 
+#include "../io/checkpoint.h"
 #include "../median.h"
+#include "../tensor/checked.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct self_attention {
+    const struct ops *ops;
+    struct device *device;
     draftattn_context *context;
     draftattn_plan *plan;
     draftattn_plan_desc desc;
@@ -22,6 +29,10 @@ struct self_attention {
     int64_t *order;
     void *workspace;
     size_t workspace_bytes;
+    char *slots; /* device: [layers][slot_bytes], see draftattn_save_stats() */
+    size_t slot_bytes;
+    int32_t layers;
+    draftattn_tensor q, k; /* of the last run */
 
     draftattn_head_stats *heads; /* of the last call */
     float *errors;               /* of all heads of all sparse calls, those that are known */
@@ -50,17 +61,21 @@ static bool prepare(struct self_attention *attention, const draftattn_plan_desc 
         status = draftattn_plan_info_get(attention->plan, &attention->info);
     if (status == DRAFTATTN_SUCCESS)
         status = draftattn_plan_workspace_size(attention->plan, &attention->workspace_bytes);
+    if (status == DRAFTATTN_SUCCESS)
+        status = draftattn_stats_size(attention->plan, &attention->slot_bytes);
     if (status != DRAFTATTN_SUCCESS)
         return failed(attention, status, "no plan", error);
 
     size_t tokens = (size_t)attention->info.tokens;
     attention->order = calloc(tokens, sizeof *attention->order);
     attention->heads = calloc((size_t)desc->heads, sizeof *attention->heads);
-    attention->workspace_bytes = (attention->workspace_bytes + 255) / 256 * 256 + 256;
-    attention->workspace = aligned_alloc(256, attention->workspace_bytes);
-    if (!attention->order || !attention->heads || !attention->workspace)
+    attention->slot_bytes = (attention->slot_bytes + 255) / 256 * 256;
+    const size_t slots = (size_t)attention->layers * attention->slot_bytes;
+    attention->workspace = attention->ops->alloc(attention->device, attention->workspace_bytes);
+    attention->slots = attention->ops->alloc(attention->device, slots);
+    if (!attention->order || !attention->heads || !attention->workspace || !attention->slots)
         return error_out_of_memory(error, "the workspace of attention",
-                                   attention->workspace_bytes + tokens * sizeof(int64_t));
+                                   attention->workspace_bytes + slots + tokens * sizeof(int64_t));
     status = draftattn_plan_order(attention->plan, attention->order);
     if (status != DRAFTATTN_SUCCESS)
         return failed(attention, status, "no token order", error);
@@ -68,23 +83,29 @@ static bool prepare(struct self_attention *attention, const draftattn_plan_desc 
 }
 
 bool self_attention_create(struct self_attention **out, draftattn_context *context,
-                           const draftattn_plan_desc *desc, struct error *error)
+                           const draftattn_plan_desc *desc, int32_t layers, const struct ops *ops,
+                           struct device *device, struct error *error)
 {
     *out = NULL;
-    if (desc->order != DRAFTATTN_ORDER_BLOCK || desc->batch != 1 ||
-        desc->in_dtype != DRAFTATTN_F32 || desc->out_dtype != DRAFTATTN_F32)
-        return error_set(error, "attention: networks hand over float32 in block order, batch 1");
+    if (desc->order != DRAFTATTN_ORDER_BLOCK || desc->batch != 1)
+        return error_set(error, "attention: networks hand over tokens in block order, batch 1");
     struct self_attention *attention = calloc(1, sizeof *attention);
     if (!attention)
         return error_out_of_memory(error, "attention", sizeof *attention);
+    attention->ops = ops;
+    attention->device = device;
     attention->context = context;
-    attention->desc = *desc;
+    attention->layers = layers;
+    draftattn_plan_desc typed = *desc;
+    typed.in_dtype = typed.out_dtype =
+        ops->activations(device) == ELEMENT_BF16 ? DRAFTATTN_BF16 : DRAFTATTN_F32;
+    attention->desc = typed;
     attention->desc.dense_layers = NULL;
     attention->desc.dense_layer_count = 0;
     attention->report.error_worst = NAN;
     attention->report.worst_layer = attention->report.worst_step = -1;
     attention->report.worst_head = -1;
-    if (!prepare(attention, desc, error)) {
+    if (!prepare(attention, &typed, error)) {
         self_attention_destroy(attention);
         return false;
     }
@@ -98,7 +119,8 @@ void self_attention_destroy(struct self_attention *attention)
         return;
     draftattn_plan_destroy(attention->plan);
     free(attention->order);
-    free(attention->workspace);
+    attention->ops->free(attention->device, attention->workspace);
+    attention->ops->free(attention->device, attention->slots);
     free(attention->heads);
     free(attention->errors);
     free(attention);
@@ -160,12 +182,12 @@ static bool count_heads(struct self_attention *attention, const draftattn_step *
     return true;
 }
 
+/* kept: the workspace, or a slot. */
 static bool count_call(struct self_attention *attention, const draftattn_step *step,
-                       struct error *error)
+                       const void *kept, struct error *error)
 {
     draftattn_stats stats;
-    draftattn_status status =
-        draftattn_read_stats(attention->plan, attention->workspace, &stats, attention->heads);
+    draftattn_status status = draftattn_read_stats(attention->plan, kept, &stats, attention->heads);
     if (status != DRAFTATTN_SUCCESS)
         return failed(attention, status, "no statistics", error);
     struct self_attention_report *report = &attention->report;
@@ -182,34 +204,105 @@ static bool count_call(struct self_attention *attention, const draftattn_step *s
 }
 
 /* The library takes one tensor type for both directions and only reads q, k and v. */
-static draftattn_tensor view(const struct self_attention *attention, const float *rows,
+static draftattn_tensor view(const struct self_attention *attention, const void *rows,
                              int64_t stride)
 {
     const draftattn_plan_desc *desc = &attention->desc;
     int64_t tokens = attention->info.tokens;
-    return (draftattn_tensor){.data = (void *)rows,
-                              .dtype = DRAFTATTN_F32,
+    return (draftattn_tensor){.data = (void *)(uintptr_t)rows,
+                              .dtype = desc->in_dtype,
                               .shape = {1, desc->heads, tokens, desc->head_dim},
                               .stride = {tokens * stride, desc->head_dim, stride, 1}};
 }
 
-bool self_attention_run(struct self_attention *attention, const draftattn_step *step,
-                        const float *q, const float *k, const float *v, int64_t qkv_stride,
-                        float *o, int64_t o_stride, struct error *error)
+/* to [tokens][heads * head_dim]: rows of device memory, in host memory and float32. */
+static bool to_host(const struct self_attention *attention, const void *rows, int64_t stride,
+                    float *to, struct error *error)
 {
-    draftattn_tensor q_view = view(attention, q, qkv_stride);
-    draftattn_tensor k_view = view(attention, k, qkv_stride);
+    const int64_t tokens = attention->info.tokens;
+    const int64_t row = (int64_t)attention->desc.heads * attention->desc.head_dim;
+    const enum element type = attention->ops->activations(attention->device);
+    const int64_t span = (tokens - 1) * stride + row;
+    char *stored = malloc((size_t)span * element_size(type));
+    if (!stored)
+        return error_out_of_memory(error, "a copy of attention's inputs",
+                                   (size_t)span * element_size(type));
+    attention->ops->download(attention->device, stored, rows, (size_t)span * element_size(type));
+    for (int64_t i = 0; i < tokens; i++)
+        stored_to_float(type == ELEMENT_BF16 ? STORED_BF16 : STORED_F32,
+                        stored + (size_t)(i * stride) * element_size(type), row, to + i * row);
+    free(stored);
+    return true;
+}
+
+static bool tap_copies(const struct self_attention *attention, const draftattn_step *step,
+                       const void *const qkv[3], int64_t qkv_stride, const void *o,
+                       int64_t o_stride, struct error *error)
+{
+    const int64_t row = (int64_t)attention->desc.heads * attention->desc.head_dim;
+    const int64_t values = attention->info.tokens * row;
+    const size_t bytes = 4 * (size_t)values * sizeof(float);
+    float *copies = malloc(bytes);
+    if (!copies)
+        return error_out_of_memory(error, "a copy of attention's inputs", bytes);
+    bool ok = to_host(attention, o, o_stride, copies + 3 * values, error);
+    for (int i = 0; ok && i < 3; i++)
+        ok = to_host(attention, qkv[i], qkv_stride, copies + i * values, error);
+    if (ok)
+        attention->tap(attention->tap_user, step, copies, copies + values, copies + 2 * values, row,
+                       copies + 3 * values, row);
+    free(copies);
+    return ok;
+}
+
+/* What follows a run at once: its statistics, and the tap. */
+static bool look_now(struct self_attention *attention, const draftattn_step *step,
+                     const void *const qkv[3], int64_t qkv_stride, const void *o, int64_t o_stride,
+                     struct error *error)
+{
+    if (!count_call(attention, step, attention->workspace, error))
+        return false;
+    if (!attention->tap)
+        return true;
+    if (attention->ops->stream(attention->device))
+        return tap_copies(attention, step, qkv, qkv_stride, o, o_stride, error);
+    attention->tap(attention->tap_user, step, qkv[0], qkv[1], qkv[2], qkv_stride, o, o_stride);
+    return true;
+}
+
+bool self_attention_run(struct self_attention *attention, const draftattn_step *step, const void *q,
+                        const void *k, const void *v, int64_t qkv_stride, void *o, int64_t o_stride,
+                        struct error *error)
+{
+    void *stream = attention->ops->stream(attention->device);
     draftattn_tensor v_view = view(attention, v, qkv_stride);
     draftattn_tensor o_view = view(attention, o, o_stride);
+    attention->q = view(attention, q, qkv_stride);
+    attention->k = view(attention, k, qkv_stride);
     draftattn_status status =
-        draftattn_run(attention->plan, step, &q_view, &k_view, &v_view, &o_view, NULL, NULL,
-                      attention->workspace, attention->workspace_bytes, NULL);
+        draftattn_run(attention->plan, step, &attention->q, &attention->k, &v_view, &o_view, NULL,
+                      NULL, attention->workspace, attention->workspace_bytes, stream);
     if (status != DRAFTATTN_SUCCESS)
         return failed(attention, status, "run", error);
-    if (!count_call(attention, step, error))
-        return false;
+    if (attention->tap || step->layer < 0 || step->layer >= attention->layers)
+        return look_now(attention, step, (const void *const[]){q, k, v}, qkv_stride, o, o_stride,
+                        error);
+    status = draftattn_save_stats(attention->plan, attention->workspace,
+                                  attention->slots + (size_t)step->layer * attention->slot_bytes,
+                                  stream);
+    return status == DRAFTATTN_SUCCESS || failed(attention, status, "no statistics", error);
+}
+
+bool self_attention_collect(struct self_attention *attention, const draftattn_step *step,
+                            struct error *error)
+{
+    draftattn_step place = *step;
     if (attention->tap)
-        attention->tap(attention->tap_user, step, q, k, v, qkv_stride, o, o_stride);
+        return true;
+    for (place.layer = 0; place.layer < attention->layers; place.layer++)
+        if (!count_call(attention, &place,
+                        attention->slots + (size_t)place.layer * attention->slot_bytes, error))
+            return false;
     return true;
 }
 
@@ -255,14 +348,23 @@ const draftattn_head_stats *self_attention_heads(const struct self_attention *at
     return attention->heads;
 }
 
-bool self_attention_draft_map(struct self_attention *attention, const float *q, const float *k,
-                              int64_t qkv_stride, float *map, struct error *error)
+bool self_attention_draft_map(struct self_attention *attention, float *map, struct error *error)
 {
-    draftattn_tensor q_view = view(attention, q, qkv_stride);
-    draftattn_tensor k_view = view(attention, k, qkv_stride);
-    draftattn_status status =
-        draftattn_draft_map(attention->plan, &q_view, &k_view, map, attention->workspace,
-                            attention->workspace_bytes, NULL);
+    const struct ops *ops = attention->ops;
+    const int64_t dims[] = {attention->desc.heads, attention->info.video_query_blocks,
+                            attention->info.video_key_blocks};
+    size_t bytes;
+    if (!attention->q.data || !checked_bytes(dims, 3, sizeof *map, &bytes))
+        return error_set(error, "attention: no draft map without a run");
+    float *there = ops->alloc(attention->device, bytes);
+    if (!there)
+        return error_out_of_memory(error, "a draft map", bytes);
+    draftattn_status status = draftattn_draft_map(
+        attention->plan, &attention->q, &attention->k, there, attention->workspace,
+        attention->workspace_bytes, ops->stream(attention->device));
+    if (status == DRAFTATTN_SUCCESS)
+        ops->download(attention->device, map, there, bytes);
+    ops->free(attention->device, there);
     return status == DRAFTATTN_SUCCESS || failed(attention, status, "no draft map", error);
 }
 
@@ -278,4 +380,9 @@ void self_attention_set_tap(struct self_attention *attention, self_attention_tap
 {
     attention->tap = tap;
     attention->tap_user = user;
+}
+
+bool self_attention_tapped(const struct self_attention *attention)
+{
+    return attention->tap != NULL;
 }

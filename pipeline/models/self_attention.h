@@ -7,6 +7,7 @@
 #define PIPELINE_MODELS_SELF_ATTENTION_H
 
 #include "../error.h"
+#include "../tensor/ops.h"
 
 #include <draftattn.h>
 
@@ -28,9 +29,12 @@ struct self_attention_report {
     double seconds[DRAFTATTN_STAGE_COUNT];
 };
 
-/* context stays the caller's. desc as for draftattn_plan_create(), order BLOCK. */
+/* context and device stay the caller's, and work on the same memory. desc as for
+ * draftattn_plan_create(), order BLOCK; its element types become the device's activations. layers:
+ * of the network, for self_attention_collect(). */
 bool self_attention_create(struct self_attention **out, draftattn_context *context,
-                           const draftattn_plan_desc *desc, struct error *error);
+                           const draftattn_plan_desc *desc, int32_t layers, const struct ops *ops,
+                           struct device *device, struct error *error);
 void self_attention_destroy(struct self_attention *attention); /* accepts NULL */
 
 int64_t self_attention_tokens(const struct self_attention *attention);
@@ -40,10 +44,16 @@ const int64_t *self_attention_order(const struct self_attention *attention);
 const draftattn_plan_desc *self_attention_desc(const struct self_attention *attention);
 int64_t self_attention_workspace_bytes(const struct self_attention *attention);
 
-/* q, k, v [tokens][heads * head_dim] at a row stride in floats, block order; o likewise. */
-bool self_attention_run(struct self_attention *attention, const draftattn_step *step,
-                        const float *q, const float *k, const float *v, int64_t qkv_stride,
-                        float *o, int64_t o_stride, struct error *error);
+/* q, k, v [tokens][heads * head_dim] at a row stride in elements, block order; o likewise. Device
+ * memory, of the activations' type. What the library says of the run is kept by layer, without
+ * waiting; a run of no layer (negative), or with a tap, waits and counts at once. */
+bool self_attention_run(struct self_attention *attention, const draftattn_step *step, const void *q,
+                        const void *k, const void *v, int64_t qkv_stride, void *o, int64_t o_stride,
+                        struct error *error);
+/* Waits, and counts what the last runs of all layers have kept, as done at step: after a forward
+ * pass, or the replay of one. */
+bool self_attention_collect(struct self_attention *attention, const draftattn_step *step,
+                            struct error *error);
 
 void self_attention_report_get(const struct self_attention *attention,
                                struct self_attention_report *report);
@@ -55,18 +65,20 @@ size_t self_attention_describe(const struct self_attention *attention, const dra
 const draftattn_plan *self_attention_plan(const struct self_attention *attention);
 /* [heads]: what the library says of each. */
 const draftattn_head_stats *self_attention_heads(const struct self_attention *attention);
-/* map [heads][video query blocks][video key blocks]: the draft map of these q and k. */
-bool self_attention_draft_map(struct self_attention *attention, const float *q, const float *k,
-                              int64_t qkv_stride, float *map, struct error *error);
+/* map [heads][video query blocks][video key blocks], host memory: the draft map of the q and k of
+ * the last run, which must still be there. */
+bool self_attention_draft_map(struct self_attention *attention, float *map, struct error *error);
 /* list as for draftattn_read_block_list(). */
 bool self_attention_block_list(const struct self_attention *attention, draftattn_block_list *list,
                                struct error *error);
 
-/* Called after every run with what went in and came out, for captures and tests. NULL = off. */
+/* Called after every run with what went in and came out, in host memory and float32 whatever the
+ * device; for captures and tests. NULL = off. */
 typedef void (*self_attention_tap_fn)(void *user, const draftattn_step *step, const float *q,
                                       const float *k, const float *v, int64_t qkv_stride,
                                       const float *o, int64_t o_stride);
 void self_attention_set_tap(struct self_attention *attention, self_attention_tap_fn tap,
                             void *user);
+bool self_attention_tapped(const struct self_attention *attention);
 
 #endif

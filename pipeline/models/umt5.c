@@ -3,8 +3,8 @@
  * has it, their rows come out the same. Rows of the embedding table are read from the mapped
  * checkpoint, which saves 4 GB with the published model.
  *
- * Float32 throughout; half precision would overflow, as the reference notes. Attention is not
- * scaled, and every layer has its own table of relative positions.
+ * Float32 between the layers; half precision would overflow, as the reference notes. Products are
+ * the device's matter. Attention is not scaled, and every layer has its own table of relative positions.
  */
 #include "umt5.h"
 
@@ -29,7 +29,7 @@ struct umt5 {
     struct umt5_config config;
     const struct ops *ops;
     struct device *device;
-    const struct checkpoint *checkpoint;
+    const struct checkpoint *checkpoint;   /* NULL = random weights */
     const struct stored_tensor *embedding; /* [vocab][width] */
     float *final_norm;
     struct umt5_layer *layers;
@@ -107,15 +107,20 @@ static int64_t work_floats(const struct umt5_config *config, int64_t count)
     return count * (2 * config->width + 4 * inner + 2 * config->ffn) + config->heads * 2 * count;
 }
 
-int64_t umt5_bytes(const struct umt5_config *config)
+int64_t umt5_bytes(const struct umt5_config *config, enum element activations)
 {
-    const int64_t prompt = 512;
+    const int64_t prompt = 512, f32 = sizeof(float);
     int64_t inner = config->heads * config->head_dim;
-    int64_t layer = 4 * config->width * inner + 3 * config->width * config->ffn +
-                    config->buckets * config->heads + 2 * config->width;
+    int64_t linears = 4 * config->width * inner + 3 * config->width * config->ffn;
+    int64_t vectors = config->buckets * config->heads + 2 * config->width;
+    int64_t weights =
+        config->layers * (linears * (int64_t)element_size(activations) + vectors * f32) +
+        config->width * f32;
+    int64_t work = work_floats(config, prompt) * f32;
+    if (activations != ELEMENT_F32) /* the scores of a layer */
+        return weights + work + config->heads * prompt * prompt * f32;
     int64_t largest = config->width * (3 * inner > config->ffn ? 3 * inner : config->ffn);
-    return (config->layers * layer + config->width + largest + work_floats(config, prompt)) *
-               (int64_t)sizeof(float) +
+    return weights + work + largest * f32 +
            attention_cpu_bytes((int32_t)config->heads, (int32_t)config->head_dim, prompt, 1);
 }
 
@@ -124,7 +129,8 @@ int64_t umt5_bytes(const struct umt5_config *config)
 struct loader {
     struct umt5 *umt5;
     int64_t layer; /* negative: names stand as they are */
-    float *host;   /* room for the largest stack of weights */
+    float *host;   /* room for the largest stack of weights, or vector of random ones */
+    uint64_t seed; /* of the next random weights */
 };
 
 static bool read_tensor(const struct loader *loader, const char *name, const int64_t shape[2],
@@ -139,15 +145,27 @@ static bool read_tensor(const struct loader *loader, const char *name, const int
 }
 
 /* Stacks count weights of [out][in]. */
-static bool load_linear(const struct loader *loader, struct linear **to, int64_t out, int64_t in,
+static bool load_linear(struct loader *loader, struct linear **to, int64_t out, int64_t in,
                         const char *const *names, int count, struct error *error)
 {
     const struct umt5 *umt5 = loader->umt5;
     const int64_t shape[2] = {out, in};
-    for (int i = 0; i < count; i++)
+    for (int i = 0; umt5->checkpoint && i < count; i++)
         if (!read_tensor(loader, names[i], shape, loader->host + i * out * in, error))
             return false;
-    return umt5->ops->linear_create(umt5->device, to, loader->host, NULL, in, count * out, error);
+    const struct linear_desc desc = {.in = in,
+                                     .out = count * out,
+                                     .weight = umt5->checkpoint ? loader->host : NULL,
+                                     .seed = loader->seed++};
+    return umt5->ops->linear_create(umt5->device, to, &desc, error);
+}
+
+/* Number i of a random table, in [-1, 1). */
+static float random_value(uint64_t i)
+{
+    i = (i ^ (i >> 31)) * 0x9e3779b97f4a7c15u;
+    i = (i ^ (i >> 29)) * 0xbf58476d1ce4e5b9u;
+    return (float)(i >> 40) * 0x1p-23f - 1.0f;
 }
 
 static bool load_vector(const struct loader *loader, float **to, const char *name,
@@ -156,7 +174,9 @@ static bool load_vector(const struct loader *loader, float **to, const char *nam
     const struct umt5 *umt5 = loader->umt5;
     const int64_t shape[2] = {1, umt5->config.width};
     size_t bytes = (size_t)shape[1] * sizeof(float);
-    if (!read_tensor(loader, name, shape, loader->host, error))
+    for (int64_t i = 0; i < shape[1]; i++)
+        loader->host[i] = 1.0f; /* a random layer's gain */
+    if (umt5->checkpoint && !read_tensor(loader, name, shape, loader->host, error))
         return false;
     *to = umt5->ops->alloc(umt5->device, bytes);
     if (!*to)
@@ -180,8 +200,11 @@ static bool load_layer(struct loader *loader, struct umt5_layer *layer, struct e
     layer->positions = malloc(bytes);
     if (!layer->positions)
         return error_out_of_memory(error, "the table of relative positions", bytes);
-    return read_tensor(loader, "0.SelfAttention.relative_attention_bias.weight", table,
-                       layer->positions, error) &&
+    for (int64_t i = 0; i < table[0] * table[1]; i++)
+        layer->positions[i] = random_value((uint64_t)i);
+    return (!loader->umt5->checkpoint ||
+            read_tensor(loader, "0.SelfAttention.relative_attention_bias.weight", table,
+                        layer->positions, error)) &&
            load_linear(loader, &layer->qkv, inner, width, qkv, 3, error) &&
            load_linear(loader, &layer->out, width, inner, out, 1, error) &&
            load_linear(loader, &layer->gate, ffn, width, gate, 1, error) &&
@@ -216,7 +239,9 @@ static bool load_all(struct umt5 *umt5, const struct progress *progress, struct 
     int64_t inner = config->heads * config->head_dim;
     int64_t largest = config->width * (3 * inner > config->ffn ? 3 * inner : config->ffn);
     struct loader loader = {.umt5 = umt5, .layer = -1};
-    if (!find_embedding(umt5, error))
+    if (!umt5->checkpoint)
+        largest = config->width;
+    else if (!find_embedding(umt5, error))
         return false;
     umt5->layers = calloc((size_t)config->layers, sizeof *umt5->layers);
     loader.host = malloc((size_t)largest * sizeof *loader.host);
@@ -307,6 +332,13 @@ struct work {
     int64_t band_size; /* floats */
 };
 
+static bool linear(const struct umt5 *umt5, const struct linear *layer, const float *x, float *y,
+                   int64_t count, enum activation activation, struct error *error)
+{
+    return umt5->ops->linear(umt5->device, layer, x, ELEMENT_F32, y, ELEMENT_F32, count, activation,
+                             error);
+}
+
 static bool attend(const struct umt5 *umt5, const struct umt5_layer *layer, int64_t count,
                    const struct work *work, struct error *error)
 {
@@ -315,7 +347,7 @@ static bool attend(const struct umt5 *umt5, const struct umt5_layer *layer, int6
     int64_t width = config->width, inner = config->heads * config->head_dim;
     fill_band(config, layer->positions, count, work->host);
     ops->upload(umt5->device, work->band, work->host, (size_t)work->band_size * sizeof(float));
-    ops->rms_norm(umt5->device, work->x, width, work->y, width, count, width, (float)config->eps,
+    ops->rms_norm(umt5->device, work->x, work->y, count, width, (float)config->eps,
                   layer->attention_norm);
     const struct ops_attention attention = {
         .q = work->qkv,
@@ -333,9 +365,9 @@ static bool attend(const struct umt5 *umt5, const struct umt5_layer *layer, int6
         .scale = 1.0f,
         .bias = work->band,
     };
-    if (!ops->linear(umt5->device, layer->qkv, work->y, work->qkv, count, ACTIVATION_NONE, error) ||
+    if (!linear(umt5, layer->qkv, work->y, work->qkv, count, ACTIVATION_NONE, error) ||
         !ops->attention(umt5->device, &attention, error) ||
-        !ops->linear(umt5->device, layer->out, work->out, work->y, count, ACTIVATION_NONE, error))
+        !linear(umt5, layer->out, work->out, work->y, count, ACTIVATION_NONE, error))
         return false;
     ops->add(umt5->device, work->x, work->y, count * width);
     return true;
@@ -347,34 +379,43 @@ static bool feed_forward(const struct umt5 *umt5, const struct umt5_layer *layer
     const struct umt5_config *config = &umt5->config;
     const struct ops *ops = umt5->ops;
     int64_t width = config->width;
-    ops->rms_norm(umt5->device, work->x, width, work->y, width, count, width, (float)config->eps,
+    ops->rms_norm(umt5->device, work->x, work->y, count, width, (float)config->eps,
                   layer->ffn_norm);
-    if (!ops->linear(umt5->device, layer->gate, work->y, work->gate, count, ACTIVATION_GELU_TANH,
-                     error) ||
-        !ops->linear(umt5->device, layer->up, work->y, work->up, count, ACTIVATION_NONE, error))
+    if (!linear(umt5, layer->gate, work->y, work->gate, count, ACTIVATION_GELU_TANH, error) ||
+        !linear(umt5, layer->up, work->y, work->up, count, ACTIVATION_NONE, error))
         return false;
     ops->multiply(umt5->device, work->gate, work->up, count * config->ffn);
-    if (!ops->linear(umt5->device, layer->down, work->gate, work->y, count, ACTIVATION_NONE, error))
+    if (!linear(umt5, layer->down, work->gate, work->y, count, ACTIVATION_NONE, error))
         return false;
     ops->add(umt5->device, work->x, work->y, count * width);
     return true;
 }
 
+static bool embed_one(const struct umt5 *umt5, int32_t id, float *to, struct error *error)
+{
+    const struct stored_tensor *table = umt5->embedding;
+    const int64_t width = umt5->config.width;
+    for (int64_t i = 0; !table && i < width; i++)
+        to[i] = random_value((uint64_t)id * (uint64_t)width + (uint64_t)i);
+    if (!table)
+        return true;
+    const size_t row = (size_t)width * stored_dtype_size(table->dtype);
+    return stored_to_float(table->dtype, (const char *)table->data + (size_t)id * row, width, to) ||
+           error_set(error, "%s: tensor '%s' cannot be read", table->file, table->name);
+}
+
 static bool embed(const struct umt5 *umt5, const int32_t *ids, int64_t count,
                   const struct work *work, struct error *error)
 {
-    const struct stored_tensor *table = umt5->embedding;
     int64_t width = umt5->config.width;
-    size_t row = (size_t)width * stored_dtype_size(table->dtype);
     for (int64_t i = 0; i < count; i++) {
         if (ids[i] < 0 || ids[i] >= umt5->config.vocab)
             return error_set(error,
                              "text encoder: token id %d at place %lld, the vocabulary has %lld: "
                              "tokenizer and text encoder do not belong together",
                              ids[i], (long long)i, (long long)umt5->config.vocab);
-        if (!stored_to_float(table->dtype, (const char *)table->data + (size_t)ids[i] * row, width,
-                             work->host + i * width))
-            return error_set(error, "%s: tensor '%s' cannot be read", table->file, table->name);
+        if (!embed_one(umt5, ids[i], work->host + i * width, error))
+            return false;
     }
     umt5->ops->upload(umt5->device, work->x, work->host, (size_t)(count * width) * sizeof(float));
     return true;
@@ -400,13 +441,13 @@ static bool run(const struct umt5 *umt5, const int32_t *ids, int64_t count, cons
             !feed_forward(umt5, &umt5->layers[i], count, work, error) ||
             !check_finite(umt5, work->x, count, error))
             return error_prefix(error, "text encoder: encoder.block.%lld: ", (long long)i);
-    umt5->ops->rms_norm(umt5->device, work->x, config->width, work->y, config->width, count,
-                        config->width, (float)config->eps, umt5->final_norm);
+    umt5->ops->rms_norm(umt5->device, work->x, work->y, count, config->width, (float)config->eps,
+                        umt5->final_norm);
     if (!check_finite(umt5, work->y, count, error))
         return error_prefix(error, "text encoder: encoder.final_layer_norm: ");
     umt5->ops->download(umt5->device, out, work->y,
                         (size_t)(count * config->width) * sizeof(float));
-    return true;
+    return umt5->ops->synchronise(umt5->device, error);
 }
 
 bool umt5_encode(struct umt5 *umt5, const int32_t *ids, int64_t count, float *out,

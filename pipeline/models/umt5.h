@@ -17,8 +17,8 @@ struct umt5_config {
 /* path "" gives the published UMT5-XXL. */
 bool umt5_config_read(struct umt5_config *out, const char *path, struct error *error);
 
-/* The checkpoint must outlive the encoder: embedding rows are read from it when needed. progress
- * counts layers. */
+/* The checkpoint must outlive the encoder: embedding rows are read from it when needed. NULL: random
+ * weights, for measurements. progress counts layers. */
 bool umt5_load(struct umt5 **out, const struct umt5_config *config,
                const struct checkpoint *checkpoint, const struct ops *ops, struct device *device,
                const struct progress *progress, struct error *error);
@@ -28,6 +28,7 @@ void umt5_free(struct umt5 *umt5); /* accepts NULL */
 bool umt5_encode(struct umt5 *umt5, const int32_t *ids, int64_t count, float *out,
                  struct error *error);
 
-int64_t umt5_bytes(const struct umt5_config *config); /* float32 memory of weights and work */
+/* Memory of weights and work on a device with these activations. */
+int64_t umt5_bytes(const struct umt5_config *config, enum element activations);
 
 #endif

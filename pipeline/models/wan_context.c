@@ -49,6 +49,13 @@ static float *to_device(struct wan_transformer *t, const float *rows, int64_t co
     return memory;
 }
 
+/* A layer that reads float32. */
+static bool linear(struct wan_transformer *t, const struct linear *layer, const float *x, void *y,
+                   enum element type, int64_t rows, enum activation activation, struct error *error)
+{
+    return t->ops->linear(t->device, layer, x, ELEMENT_F32, y, type, rows, activation, error);
+}
+
 /* out [rows + zeros][d] */
 static bool embed_text(struct wan_transformer *t, const float *text, int64_t rows, int64_t zeros,
                        float *out, struct error *error)
@@ -60,9 +67,8 @@ static bool embed_text(struct wan_transformer *t, const float *text, int64_t row
     bool ok = in && hidden;
     if (!ok)
         error_out_of_memory(error, "the text embedding", bytes);
-    ok = ok &&
-         t->ops->linear(t->device, t->text_1, in, hidden, total, ACTIVATION_GELU_TANH, error) &&
-         t->ops->linear(t->device, t->text_2, hidden, out, total, ACTIVATION_NONE, error);
+    ok = ok && linear(t, t->text_1, in, hidden, ELEMENT_F32, total, ACTIVATION_GELU_TANH, error) &&
+         linear(t, t->text_2, hidden, out, ELEMENT_F32, total, ACTIVATION_NONE, error);
     t->ops->free(t->device, in);
     t->ops->free(t->device, hidden);
     return ok;
@@ -83,42 +89,52 @@ static bool embed_image(struct wan_transformer *t, const float *image, int64_t r
         t->ops->add(t->device, in, t->image_position, rows * features);
     if (ok)
         t->ops->layer_norm(t->device, in, in, rows, features, IMAGE_EPS, t->image_norm1_weight,
-                           t->image_norm1_bias, NULL, NULL);
-    ok = ok &&
-         t->ops->linear(t->device, t->image_1, in, hidden, rows, ACTIVATION_GELU_ERF, error) &&
-         t->ops->linear(t->device, t->image_2, hidden, out, rows, ACTIVATION_NONE, error);
+                           t->image_norm1_bias);
+    ok = ok && linear(t, t->image_1, in, hidden, ELEMENT_F32, rows, ACTIVATION_GELU_ERF, error) &&
+         linear(t, t->image_2, hidden, out, ELEMENT_F32, rows, ACTIVATION_NONE, error);
     if (ok)
         t->ops->layer_norm(t->device, out, out, rows, d, IMAGE_EPS, t->image_norm2_weight,
-                           t->image_norm2_bias, NULL, NULL);
+                           t->image_norm2_bias);
     t->ops->free(t->device, in);
     t->ops->free(t->device, hidden);
     return ok;
 }
 
 /* kv [rows][2d] of embedded rows, keys normalised */
-static bool project(struct wan_transformer *t, const struct linear *linear, const float *gain,
-                    const float *rows, int64_t count, float *kv, struct error *error)
+static bool project(struct wan_transformer *t, const struct linear *layer, const float *gain,
+                    const float *rows, int64_t count, void *kv, struct error *error)
 {
-    int64_t d = wan_width(&t->config);
-    if (!t->ops->linear(t->device, linear, rows, kv, count, ACTIVATION_NONE, error))
+    const enum element type = t->ops->activations(t->device);
+    if (!linear(t, layer, rows, kv, type, count, ACTIVATION_NONE, error))
         return false;
-    t->ops->rms_norm(t->device, kv, 2 * d, kv, 2 * d, count, d, (float)t->config.eps, gain);
+    const struct ops_norm_rope norm = {.x = kv,
+                                       .type = type,
+                                       .stride = 2 * wan_width(&t->config),
+                                       .rows = count,
+                                       .heads = (int32_t)t->config.heads,
+                                       .head_dim = (int32_t)t->config.head_dim,
+                                       .eps = (float)t->config.eps,
+                                       .weight = gain};
+    t->ops->norm_rope(t->device, &norm);
     return true;
 }
 
 static bool project_all(struct wan_context *context, struct wan_transformer *t,
                         const float *embedded, struct error *error)
 {
+    const enum element type = t->ops->activations(t->device);
     int64_t row = 2 * context->width;
     const float *text = embedded + context->image_rows * context->width;
     for (int64_t i = 0; i < context->layers; i++) {
         const struct wan_block *block = &t->blocks[i];
-        if (!project(t, block->cross_kv, block->cross_norm_k, text, context->text_rows,
-                     context->text_kv + i * context->text_rows * row, error))
+        t->ops->watch(t->device, (int32_t)i);
+        if (!t->ops->group_need(t->device, i, (i + 1) % context->layers, error) ||
+            !project(t, block->cross_kv, block->cross_norm_k, text, context->text_rows,
+                     wan_offset(context->text_kv, i * context->text_rows * row, type), error))
             return false;
         if (context->image_rows > 0 &&
             !project(t, block->image_kv, block->image_norm_k, embedded, context->image_rows,
-                     context->image_kv + i * context->image_rows * row, error))
+                     wan_offset(context->image_kv, i * context->image_rows * row, type), error))
             return false;
     }
     return true;
@@ -128,7 +144,8 @@ static bool project_all(struct wan_context *context, struct wan_transformer *t,
 static bool allocate(struct wan_context *context, struct wan_transformer *t, int64_t repeats,
                      struct error *error)
 {
-    size_t row = (size_t)(context->layers * 2 * context->width) * sizeof(float);
+    size_t row = (size_t)(context->layers * 2 * context->width) *
+                 element_size(t->ops->activations(t->device));
     size_t text = (size_t)context->text_rows * row, image = (size_t)context->image_rows * row;
     context->text_kv = t->ops->alloc(t->device, text);
     context->image_kv = context->image_rows > 0 ? t->ops->alloc(t->device, image) : NULL;
@@ -192,6 +209,22 @@ struct prompt {
     int64_t repeats; /* padding rows that the last of them stands for */
 };
 
+static bool check_finite(struct wan_transformer *t, const float *embedded, int64_t count,
+                         struct error *error)
+{
+    int32_t block;
+    int64_t row;
+    bool broken_keys = t->ops->watched(t->device, &block, &row);
+    if (t->ops->first_not_finite(t->device, embedded, count) >= 0)
+        return error_set(error, "prompt: NaN or infinity after the text or image embedder; the "
+                                "checkpoint or the text encoder's output is broken");
+    if (broken_keys)
+        return error_set(error,
+                         "prompt: blocks.%d: NaN or infinity in the keys; the checkpoint is broken",
+                         block);
+    return t->ops->synchronise(t->device, error);
+}
+
 static bool fill(struct wan_context *context, struct wan_transformer *t,
                  const struct prompt *prompt, struct error *error)
 {
@@ -206,9 +239,7 @@ static bool fill(struct wan_context *context, struct wan_transformer *t,
                embed_image(t, prompt->image, prompt->image_rows, embedded, error)) &&
               embed_text(t, prompt->text, prompt->rows, prompt->zeros, text, error) &&
               project_all(context, t, embedded, error);
-    if (ok && t->ops->first_not_finite(t->device, embedded, total * context->width) >= 0)
-        ok = error_set(error, "prompt: NaN or infinity after the text or image embedder; the "
-                              "checkpoint or the text encoder's output is broken");
+    ok = ok && check_finite(t, embedded, total * context->width, error);
     t->ops->free(t->device, embedded);
     return ok;
 }

@@ -4,15 +4,18 @@
  * Everything but self-attention treats tokens one by one, so the tokens take the plan's block order
  * when the latents are cut into patches and leave it when the output is put together;
  * self-attention sees whole blocks and copies nothing. The residual stream, modulation, time path
- * and head are float32, as in the original code. Rows of the feed-forward network go through in
- * chunks that fit the buffer of q, k, v.
+ * and head are float32, as in the original code; what lies between has the device's activations'
+ * type. Rows of the feed-forward network go through in chunks that fit the buffer of q, k, v.
+ *
+ * What is made once for a grid or a timestep is made first. The rest is enqueued without waiting,
+ * uploading or allocating, so that a device can record it; where the pass comes again, the
+ * recording is replayed.
  *
  * Refuses grids that are not the plan's, and NaN: the first layer that shows one is named.
  */
 #include "wan_transformer_parts.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* One forward pass. */
@@ -22,10 +25,16 @@ struct pass {
     struct device *device;
     const struct wan_context *context;
     struct self_attention *attention;
-    const int64_t *order;
+    const float *latents;
+    float *velocity;
+    draftattn_step step;
+    enum element type; /* of what lies between the layers */
     int64_t tokens, width;
     int64_t grid[3]; /* tokens: frames, height, width */
 };
+
+/* Places of ops->watch(): the patch embedding, then the blocks, then the head. */
+enum { PLACE_PATCHES, PLACE_BLOCKS };
 
 void wan_transformer_channels(const struct wan_transformer *transformer, int64_t *in, int64_t *out)
 {
@@ -39,364 +48,342 @@ void wan_transformer_probe(struct wan_transformer *transformer, int64_t block, f
     transformer->probe_out = out;
 }
 
-/* ---- Work memory ---- */
-
 static bool reserve_work(struct wan_transformer *t, int64_t tokens, struct error *error)
 {
     struct wan_work *work = &t->work;
     if (tokens <= work->tokens)
         return true;
+    wan_transformer_forget(t);
     t->ops->free(t->device, work->x);
-    free(work->staging);
     memset(work, 0, sizeof *work);
 
-    int64_t stream = tokens * wan_width(&t->config);
-    int64_t angles = tokens * (t->config.head_dim / 2);
-    int64_t wide = wan_wide_floats(&t->config, tokens);
-    size_t bytes = (size_t)(2 * stream + wide + 2 * angles) * sizeof(float);
-    work->staging_row = wan_staging_row(&t->config);
-    work->x = t->ops->alloc(t->device, bytes);
-    work->staging = malloc((size_t)(tokens * work->staging_row) * sizeof(float));
-    if (!work->x || !work->staging)
-        return error_out_of_memory(error, "the transformer's work", bytes);
-    work->y = work->x + stream;
-    work->wide = work->y + stream;
-    work->wide_floats = wide;
-    work->cosine = work->wide + wide;
-    work->sine = work->cosine + angles;
+    const enum element type = t->ops->activations(t->device);
+    const int64_t stream = tokens * wan_width(&t->config);
+    const size_t x = (size_t)stream * sizeof(float), y = (size_t)stream * element_size(type);
+    const size_t wide = (size_t)wan_wide_bytes(&t->config, tokens, type);
+    work->x = t->ops->alloc(t->device, x + y + wide);
+    if (!work->x)
+        return error_out_of_memory(error, "the transformer's work", x + y + wide);
+    work->y = (char *)work->x + x;
+    work->wide = (char *)work->y + y;
+    work->wide_bytes = wide;
     work->tokens = tokens;
     return true;
 }
 
-/* ---- Latents to tokens and back ---- */
+/* ---- Parts of a block ---- */
 
-struct position {
-    int64_t frame, row, column;
-};
-
-static struct position position_of(const struct pass *pass, int64_t token)
+/* A layer between activations. */
+static bool linear(const struct pass *pass, const struct linear *layer, const void *x, void *y,
+                   int64_t rows, enum activation activation, struct error *error)
 {
-    int64_t raster = pass->order[token];
-    return (struct position){.frame = raster / (pass->grid[1] * pass->grid[2]),
-                             .row = raster / pass->grid[2] % pass->grid[1],
-                             .column = raster % pass->grid[2]};
+    return pass->ops->linear(pass->device, layer, x, pass->type, y, pass->type, rows, activation,
+                             error);
 }
 
-/* Index of the first latent value of row (dt, dy) of a token's patch, channel c. */
-static int64_t latent_index(const struct pass *pass, struct position p, int64_t c, int64_t dt,
-                            int64_t dy)
+/* Modulations of a block: shift, scale, gate, twice. */
+static const float *modulation(const struct pass *pass, int64_t layer, int which)
 {
-    const int64_t *patch = pass->t->config.patch;
-    int64_t frames = pass->grid[0] * patch[0], height = pass->grid[1] * patch[1];
-    int64_t frame = p.frame * patch[0] + dt, row = p.row * patch[1] + dy;
-    return ((c * frames + frame) * height + row) * (pass->grid[2] * patch[2]) + p.column * patch[2];
+    return pass->t->modulation + (layer * 6 + which) * pass->width;
 }
 
-/* Channel slowest inside a patch, as the patch embedding's weight has it. */
-static void cut_patches(const struct pass *pass, const float *latents)
-{
-    const struct wan_transformer_config *config = &pass->t->config;
-    const int64_t *patch = config->patch;
-    float *to = pass->t->work.staging;
-    for (int64_t token = 0; token < pass->tokens; token++) {
-        struct position p = position_of(pass, token);
-        for (int64_t c = 0; c < config->in_channels; c++)
-            for (int64_t dt = 0; dt < patch[0]; dt++)
-                for (int64_t dy = 0; dy < patch[1]; dy++, to += patch[2])
-                    memcpy(to, latents + latent_index(pass, p, c, dt, dy),
-                           (size_t)patch[2] * sizeof *to);
-    }
-}
-
-/* Channel fastest inside a patch, as the head's output has it. */
-static void join_patches(const struct pass *pass, float *velocity)
-{
-    const struct wan_transformer_config *config = &pass->t->config;
-    const int64_t *patch = config->patch;
-    const float *from = pass->t->work.staging;
-    for (int64_t token = 0; token < pass->tokens; token++) {
-        struct position p = position_of(pass, token);
-        for (int64_t dt = 0; dt < patch[0]; dt++)
-            for (int64_t dy = 0; dy < patch[1]; dy++)
-                for (int64_t dx = 0; dx < patch[2]; dx++)
-                    for (int64_t c = 0; c < config->out_channels; c++)
-                        velocity[latent_index(pass, p, c, dt, dy) + dx] = *from++;
-    }
-}
-
-static bool embed_patches(const struct pass *pass, const float *latents, struct error *error)
+/* The stream, and what moves and reads it next; callers fill in the rest. */
+static struct ops_residual residual(const struct pass *pass, const void *add, const float *gate)
 {
     const struct wan_work *work = &pass->t->work;
-    int64_t row = pass->t->config.in_channels * wan_patch_volume(&pass->t->config);
-    cut_patches(pass, latents);
-    pass->ops->upload(pass->device, work->wide, work->staging,
-                      (size_t)(pass->tokens * row) * sizeof(float));
-    return pass->ops->linear(pass->device, pass->t->patch, work->wide, work->x, pass->tokens,
-                             ACTIVATION_NONE, error);
+    return (struct ops_residual){.x = work->x,
+                                 .add = add,
+                                 .gate = gate,
+                                 .y = work->y,
+                                 .add_type = pass->type,
+                                 .type = pass->type,
+                                 .rows = pass->tokens,
+                                 .features = pass->width,
+                                 .eps = (float)pass->t->config.eps};
 }
 
-/* ---- Rotary embedding ---- */
-
-/* A head's pairs are split between time, height and width; each axis has its own frequencies. */
-static void axis_pairs(int64_t head_dim, int64_t pairs[3])
-{
-    pairs[1] = pairs[2] = head_dim / 6;
-    pairs[0] = head_dim / 2 - 2 * pairs[1];
-}
-
-/* table [positions][pairs] = turn(position * 10000^(-k / pairs)) */
-static void fill_axis(float *table, int64_t positions, int64_t pairs, double (*turn)(double))
-{
-    for (int64_t i = 0; i < positions; i++)
-        for (int64_t k = 0; k < pairs; k++)
-            table[i * pairs + k] =
-                (float)turn((double)i * pow(10000.0, -(double)k / (double)pairs));
-}
-
-/* to [tokens][head_dim / 2], in the order of the tokens */
-static void fill_angles(const struct pass *pass, float *const axis[3], const int64_t pairs[3],
-                        float *to)
-{
-    for (int64_t token = 0; token < pass->tokens; token++) {
-        struct position p = position_of(pass, token);
-        int64_t index[3] = {p.frame, p.row, p.column};
-        for (int a = 0; a < 3; to += pairs[a], a++)
-            memcpy(to, axis[a] + index[a] * pairs[a], (size_t)pairs[a] * sizeof *to);
-    }
-}
-
-static bool prepare_angles(const struct pass *pass, struct error *error)
-{
-    struct wan_work *work = &pass->t->work;
-    double (*const turns[2])(double) = {cos, sin};
-    float *const tables[2] = {work->cosine, work->sine};
-    int64_t pairs[3], half = pass->t->config.head_dim / 2;
-    axis_pairs(pass->t->config.head_dim, pairs);
-    size_t bytes = (size_t)((pass->grid[0] + pass->grid[1] + pass->grid[2]) * half) * sizeof(float);
-    float *memory = malloc(bytes);
-    if (!memory)
-        return error_out_of_memory(error, "the rotary embedding", bytes);
-    float *axis[3] = {memory, memory + pass->grid[0] * pairs[0],
-                      memory + pass->grid[0] * pairs[0] + pass->grid[1] * pairs[1]};
-    for (int i = 0; i < 2; i++) {
-        for (int a = 0; a < 3; a++)
-            fill_axis(axis[a], pass->grid[a], pairs[a], turns[i]);
-        fill_angles(pass, axis, pairs, work->staging);
-        pass->ops->upload(pass->device, tables[i], work->staging,
-                          (size_t)(pass->tokens * half) * sizeof(float));
-    }
-    free(memory);
-    return true;
-}
-
-/* ---- Time ---- */
-
-/* Cosines first; float64, rounded once, as in the original code. */
-static void fill_sinusoid(float *out, int64_t freq_dim, double timestep)
-{
-    int64_t half = freq_dim / 2;
-    for (int64_t i = 0; i < half; i++) {
-        double angle = timestep * pow(10000.0, -(double)i / (double)half);
-        out[i] = (float)cos(angle);
-        out[half + i] = (float)sin(angle);
-    }
-}
-
-/* Fills time and time6, once a timestep: the passes of a step share it. */
-static bool embed_time(struct wan_transformer *t, double timestep, struct error *error)
-{
-    if (t->timestep == timestep)
-        return true;
-    const struct ops *ops = t->ops;
-    int64_t d = wan_width(&t->config), freq_dim = t->config.freq_dim;
-    float *host = malloc((size_t)freq_dim * sizeof *host);
-    if (!host)
-        return error_out_of_memory(error, "the time embedding", (size_t)freq_dim * sizeof *host);
-    t->timestep = NAN;
-    fill_sinusoid(host, freq_dim, timestep);
-    ops->upload(t->device, t->sinusoid, host, (size_t)freq_dim * sizeof *host);
-    free(host);
-    float *silu = t->modulation;
-    if (!ops->linear(t->device, t->time_1, t->sinusoid, silu, 1, ACTIVATION_SILU, error) ||
-        !ops->linear(t->device, t->time_2, silu, t->time, 1, ACTIVATION_NONE, error))
-        return false;
-    ops->combine(t->device, silu, 1.0f, t->time, 0.0f, NULL, d);
-    ops->activate(t->device, silu, d, ACTIVATION_SILU);
-    if (!ops->linear(t->device, t->time_projection, silu, t->time6, 1, ACTIVATION_NONE, error))
-        return false;
-    if (ops->first_not_finite(t->device, t->time6, 6 * d) >= 0)
-        return error_set(error, "condition_embedder.time_proj: NaN or infinity; the checkpoint is "
-                                "broken");
-    t->timestep = timestep;
-    return true;
-}
-
-/* ---- One block ---- */
-
-/* y = LN(x) * (1 + modulation[scale]) + modulation[shift] */
-static void norm_modulated(const struct pass *pass, int shift, int scale)
+/* The stream takes add, and y becomes what block layer, or the head after the last, reads first. */
+static void enter_block(const struct pass *pass, int64_t layer, const void *add, const float *gate)
 {
     const struct wan_transformer *t = pass->t;
-    pass->ops->layer_norm(pass->device, t->work.x, t->work.y, pass->tokens, pass->width,
-                          (float)t->config.eps, NULL, NULL, t->modulation + scale * pass->width,
-                          t->modulation + shift * pass->width);
+    struct ops_residual r = residual(pass, add, gate);
+    r.shift = modulation(pass, layer, 0);
+    r.scale = modulation(pass, layer, 1);
+    if (layer == t->config.layers) {
+        r.y = t->work.wide;
+        r.type = ELEMENT_F32;
+    }
+    pass->ops->residual(pass->device, &r);
+}
+
+/* rotate: by the token's place. */
+static void norm_heads(const struct pass *pass, void *x, int64_t stride, const float *gain,
+                       bool rotate)
+{
+    const struct wan_transformer *t = pass->t;
+    const struct ops_norm_rope norm = {.x = x,
+                                       .type = pass->type,
+                                       .stride = stride,
+                                       .rows = pass->tokens,
+                                       .heads = (int32_t)t->config.heads,
+                                       .head_dim = (int32_t)t->config.head_dim,
+                                       .eps = (float)t->config.eps,
+                                       .weight = gain,
+                                       .cosine = rotate ? t->grid.cosine : NULL,
+                                       .sine = rotate ? t->grid.sine : NULL};
+    pass->ops->norm_rope(pass->device, &norm);
 }
 
 static bool attend_self(const struct pass *pass, const struct wan_block *block,
                         const draftattn_step *step, struct error *error)
 {
-    const struct wan_transformer *t = pass->t;
-    const struct ops *ops = pass->ops;
-    const struct wan_work *work = &t->work;
+    const struct wan_work *work = &pass->t->work;
     int64_t d = pass->width, stride = 3 * d;
-    float *q = work->wide, *k = q + d, *v = k + d;
-    float eps = (float)t->config.eps;
-    int32_t heads = (int32_t)t->config.heads, head_dim = (int32_t)t->config.head_dim;
-
-    norm_modulated(pass, 0, 1);
-    if (!ops->linear(pass->device, block->qkv, work->y, q, pass->tokens, ACTIVATION_NONE, error))
+    void *q = work->wide;
+    void *k = wan_offset(q, d, pass->type), *v = wan_offset(q, 2 * d, pass->type);
+    if (!linear(pass, block->qkv, work->y, q, pass->tokens, ACTIVATION_NONE, error))
         return false;
-    ops->rms_norm(pass->device, q, stride, q, stride, pass->tokens, d, eps, block->norm_q);
-    ops->rms_norm(pass->device, k, stride, k, stride, pass->tokens, d, eps, block->norm_k);
-    ops->rope(pass->device, q, stride, pass->tokens, heads, head_dim, work->cosine, work->sine);
-    ops->rope(pass->device, k, stride, pass->tokens, heads, head_dim, work->cosine, work->sine);
-    /* A softmax may turn a NaN in q or k into a finite output: wrong in silence. */
-    if (ops->first_not_finite(pass->device, q, pass->tokens * stride) >= 0)
-        return error_set(error, "NaN or infinity in query, key or value of self-attention");
+    norm_heads(pass, q, stride, block->norm_q, true);
+    norm_heads(pass, k, stride, block->norm_k, true);
     if (!self_attention_run(pass->attention, step, q, k, v, stride, work->y, d, error) ||
-        !ops->linear(pass->device, block->out, work->y, work->wide, pass->tokens, ACTIVATION_NONE,
-                     error))
+        !linear(pass, block->out, work->y, work->wide, pass->tokens, ACTIVATION_NONE, error))
         return false;
-    ops->add_gated(pass->device, work->x, work->wide, t->modulation + 2 * d, pass->tokens, d);
+    struct ops_residual r = residual(pass, work->wide, modulation(pass, step->layer, 2));
+    r.weight = block->norm2_weight;
+    r.bias = block->norm2_bias;
+    pass->ops->residual(pass->device, &r);
     return true;
 }
 
-static bool attend_prompt(const struct pass *pass, const struct wan_block *block, int64_t layer,
-                          struct error *error)
+/* Queries in wide attend to the prompt, output in y. */
+static bool attend_context(const struct pass *pass, int64_t layer, struct error *error)
 {
     const struct wan_transformer *t = pass->t;
     const struct wan_context *context = pass->context;
-    const struct wan_work *work = &t->work;
-    int64_t d = pass->width;
-    float eps = (float)t->config.eps;
-
-    pass->ops->layer_norm(pass->device, work->x, work->y, pass->tokens, d, eps, block->norm2_weight,
-                          block->norm2_bias, NULL, NULL);
-    if (!pass->ops->linear(pass->device, block->cross_q, work->y, work->wide, pass->tokens,
-                           ACTIVATION_NONE, error))
-        return false;
-    pass->ops->rms_norm(pass->device, work->wide, d, work->wide, d, pass->tokens, d, eps,
-                        block->cross_norm_q);
+    const int64_t d = pass->width;
     struct ops_attention text = {
-        .q = work->wide,
+        .q = t->work.wide,
         .q_stride = d,
         .q_rows = pass->tokens,
-        .k = context->text_kv + layer * context->text_rows * 2 * d,
+        .k = wan_offset(context->text_kv, layer * context->text_rows * 2 * d, pass->type),
         .k_stride = 2 * d,
         .v_stride = 2 * d,
         .k_rows = context->text_rows,
-        .o = work->y,
+        .o = t->work.y,
         .o_stride = d,
+        .type = pass->type,
         .heads = (int32_t)t->config.heads,
         .head_dim = (int32_t)t->config.head_dim,
         .scale = 1.0f / sqrtf((float)t->config.head_dim),
         .key_bias = context->text_bias,
     };
-    text.v = text.k + d;
+    text.v = wan_offset(text.k, d, pass->type);
     if (!pass->ops->attention(pass->device, &text, error))
         return false;
-    if (context->image_rows > 0) { /* a softmax of its own, added */
-        struct ops_attention image = text;
-        image.k = context->image_kv + layer * context->image_rows * 2 * d;
-        image.v = image.k + d;
-        image.k_rows = context->image_rows;
-        image.key_bias = NULL;
-        image.accumulate = true;
-        if (!pass->ops->attention(pass->device, &image, error))
-            return false;
-    }
-    if (!pass->ops->linear(pass->device, block->cross_out, work->y, work->wide, pass->tokens,
-                           ACTIVATION_NONE, error))
+    if (context->image_rows == 0)
+        return true;
+    struct ops_attention image = text; /* a softmax of its own, added */
+    image.k = wan_offset(context->image_kv, layer * context->image_rows * 2 * d, pass->type);
+    image.v = wan_offset(image.k, d, pass->type);
+    image.k_rows = context->image_rows;
+    image.key_bias = NULL;
+    image.accumulate = true;
+    return pass->ops->attention(pass->device, &image, error);
+}
+
+static bool attend_prompt(const struct pass *pass, const struct wan_block *block, int64_t layer,
+                          struct error *error)
+{
+    const struct wan_work *work = &pass->t->work;
+    if (!linear(pass, block->cross_q, work->y, work->wide, pass->tokens, ACTIVATION_NONE, error))
         return false;
-    pass->ops->add(pass->device, work->x, work->wide, pass->tokens * d);
+    norm_heads(pass, work->wide, pass->width, block->cross_norm_q, false);
+    if (!attend_context(pass, layer, error) ||
+        !linear(pass, block->cross_out, work->y, work->wide, pass->tokens, ACTIVATION_NONE, error))
+        return false;
+    struct ops_residual r = residual(pass, work->wide, NULL);
+    r.shift = modulation(pass, layer, 3);
+    r.scale = modulation(pass, layer, 4);
+    pass->ops->residual(pass->device, &r);
     return true;
 }
 
+/* y through the network, in place. */
 static bool feed_forward(const struct pass *pass, const struct wan_block *block,
                          struct error *error)
 {
     const struct wan_transformer *t = pass->t;
     const struct wan_work *work = &t->work;
-    int64_t d = pass->width, rows = work->wide_floats / t->config.ffn;
-    norm_modulated(pass, 3, 4);
+    const int64_t rows = (int64_t)(work->wide_bytes / element_size(pass->type)) / t->config.ffn;
     for (int64_t first = 0; first < pass->tokens; first += rows) {
         int64_t count = pass->tokens - first < rows ? pass->tokens - first : rows;
-        float *y = work->y + first * d;
-        if (!pass->ops->linear(pass->device, block->ffn_in, y, work->wide, count,
-                               ACTIVATION_GELU_TANH, error) ||
-            !pass->ops->linear(pass->device, block->ffn_out, work->wide, y, count, ACTIVATION_NONE,
-                               error))
+        void *y = wan_offset(work->y, first * pass->width, pass->type);
+        if (!linear(pass, block->ffn_in, y, work->wide, count, ACTIVATION_GELU_TANH, error) ||
+            !linear(pass, block->ffn_out, work->wide, y, count, ACTIVATION_NONE, error))
             return false;
     }
-    pass->ops->add_gated(pass->device, work->x, work->y, t->modulation + 5 * d, pass->tokens, d);
     return true;
-}
-
-/* False when the residual stream after what name says is not finite. */
-static bool check_stream(const struct pass *pass, struct error *error)
-{
-    int64_t at =
-        pass->ops->first_not_finite(pass->device, pass->t->work.x, pass->tokens * pass->width);
-    if (at < 0)
-        return true;
-    return error_set(error, "NaN or infinity at token %lld, channel %lld",
-                     (long long)pass->order[at / pass->width], (long long)(at % pass->width));
 }
 
 static void copy_probe(const struct pass *pass)
 {
-    struct wan_work *work = &pass->t->work;
-    size_t bytes = (size_t)(pass->tokens * pass->width) * sizeof(float);
-    pass->ops->scatter_rows(pass->device, work->x, pass->order, work->y, pass->tokens, pass->width);
-    pass->ops->download(pass->device, pass->t->probe_out, work->y, bytes);
-    pass->t->probe_block = -1;
-}
-
-static bool run_block(const struct pass *pass, int64_t layer, draftattn_step *step,
-                      struct error *error)
-{
     struct wan_transformer *t = pass->t;
-    const struct wan_block *block = &t->blocks[layer];
-    step->layer = (int32_t)layer;
-    pass->ops->combine(pass->device, t->modulation, 1.0f, block->table, 1.0f, t->time6,
-                       6 * pass->width);
-    if (!attend_self(pass, block, step, error) || !attend_prompt(pass, block, layer, error) ||
-        !feed_forward(pass, block, error) || !check_stream(pass, error))
-        return error_prefix(error, "blocks.%lld: ", (long long)layer);
-    if (t->probe_block == layer)
-        copy_probe(pass);
-    return true;
+    size_t bytes = (size_t)(pass->tokens * pass->width) * sizeof(float);
+    pass->ops->scatter_rows(pass->device, t->work.x, t->grid.order, t->work.wide, pass->tokens,
+                            pass->width);
+    pass->ops->download(pass->device, t->probe_out, t->work.wide, bytes);
+    t->probe_block = -1;
 }
 
 /* ---- The whole ---- */
 
-static bool run_head(const struct pass *pass, float *velocity, struct error *error)
+/* y holds what the block reads first, and afterwards what the next one does. */
+static bool run_block(const struct pass *pass, int64_t layer, struct error *error)
+{
+    const struct wan_transformer *t = pass->t;
+    const struct wan_block *block = &t->blocks[layer];
+    draftattn_step step = pass->step;
+    step.layer = (int32_t)layer;
+    pass->ops->watch(pass->device, PLACE_BLOCKS + step.layer);
+    if (!pass->ops->group_need(pass->device, layer, (layer + 1) % t->config.layers, error) ||
+        !attend_self(pass, block, &step, error) || !attend_prompt(pass, block, layer, error) ||
+        !feed_forward(pass, block, error))
+        return error_prefix(error, "blocks.%lld: ", (long long)layer);
+    enter_block(pass, layer + 1, t->work.y, modulation(pass, layer, 5));
+    if (t->probe_block == layer) {
+        copy_probe(pass); /* through wide, where the head's input may lie */
+        enter_block(pass, layer + 1, NULL, NULL);
+    }
+    return true;
+}
+
+static struct ops_patches patches(const struct pass *pass, int64_t channels)
+{
+    struct ops_patches p = {.order = pass->t->grid.order,
+                            .channels = channels,
+                            .frames = pass->grid[0],
+                            .height = pass->grid[1],
+                            .width = pass->grid[2]};
+    memcpy(p.patch, pass->t->config.patch, sizeof p.patch);
+    return p;
+}
+
+static bool embed_patches(const struct pass *pass, struct error *error)
+{
+    const struct wan_transformer *t = pass->t;
+    const struct ops_patches cut = patches(pass, t->config.in_channels);
+    pass->ops->watch(pass->device, PLACE_PATCHES);
+    pass->ops->cut_patches(pass->device, &cut, pass->latents, t->work.wide, pass->type);
+    if (!pass->ops->linear(pass->device, t->patch, t->work.wide, pass->type, t->work.x, ELEMENT_F32,
+                           pass->tokens, ACTIVATION_NONE, error))
+        return false;
+    enter_block(pass, 0, NULL, NULL);
+    return true;
+}
+
+/* wide holds the head's input, and behind it there is room for its output. */
+static bool run_head(const struct pass *pass, struct error *error)
+{
+    const struct wan_transformer *t = pass->t;
+    const int64_t values = wan_patch_volume(&t->config) * t->config.out_channels;
+    const struct ops_patches join = patches(pass, t->config.out_channels);
+    float *out = (float *)t->work.wide + pass->tokens * pass->width;
+    pass->ops->watch(pass->device, PLACE_BLOCKS + (int32_t)t->config.layers);
+    if (!pass->ops->linear(pass->device, t->head, t->work.wide, ELEMENT_F32, out, ELEMENT_F32,
+                           pass->tokens, ACTIVATION_NONE, error))
+        return false;
+    const struct ops_residual look = {.x = out, .rows = pass->tokens, .features = values};
+    pass->ops->residual(pass->device, &look);
+    pass->ops->join_patches(pass->device, &join, out, pass->velocity);
+    return true;
+}
+
+/* Everything that can be recorded. */
+static bool enqueue(const struct pass *pass, struct error *error)
+{
+    if (!embed_patches(pass, error))
+        return false;
+    for (int64_t layer = 0; layer < pass->t->config.layers; layer++)
+        if (!run_block(pass, layer, error))
+            return false;
+    return run_head(pass, error);
+}
+
+/* Waits. Names the first layer whose output was not finite. */
+static bool check_watched(const struct pass *pass, struct error *error)
+{
+    const struct wan_transformer *t = pass->t;
+    int32_t place;
+    int64_t row;
+    if (!pass->ops->watched(pass->device, &place, &row))
+        return pass->ops->synchronise(pass->device, error);
+    if (place > t->config.layers)
+        return error_set(error, "proj_out: NaN or infinity");
+    error_set(error, "NaN or infinity at token %lld", (long long)t->grid.host_order[row]);
+    if (place == PLACE_PATCHES)
+        return error_prefix(error, "patch_embedding: ");
+    return error_prefix(error, "blocks.%d: ", place - PLACE_BLOCKS);
+}
+
+/* ---- Recordings ---- */
+
+void wan_transformer_forget(struct wan_transformer *t)
+{
+    for (int i = 0; i < t->recorded_count; i++)
+        if (t->recorded[i].recording)
+            t->ops->recording_destroy(t->device, t->recorded[i].recording);
+    t->recorded_count = 0;
+}
+
+static struct wan_pass_key key_of(const struct pass *pass)
+{
+    int32_t dense = 0;
+    draftattn_plan_is_dense(self_attention_plan(pass->attention), &pass->step, &dense);
+    return (struct wan_pass_key){.latents = pass->latents,
+                                 .velocity = pass->velocity,
+                                 .context = pass->context,
+                                 .attention = pass->attention,
+                                 .dense = dense != 0};
+}
+
+static bool same_key(const struct wan_pass_key *a, const struct wan_pass_key *b)
+{
+    return a->latents == b->latents && a->velocity == b->velocity && a->context == b->context &&
+           a->attention == b->attention && a->dense == b->dense;
+}
+
+/* NULL where this pass is a new one and becomes known, or where it will not be recorded. */
+static struct wan_recorded *find_recorded(const struct pass *pass)
 {
     struct wan_transformer *t = pass->t;
-    const struct wan_work *work = &t->work;
-    int64_t d = pass->width;
-    int64_t values = pass->tokens * wan_patch_volume(&t->config) * t->config.out_channels;
-    pass->ops->combine(pass->device, t->modulation, 1.0f, t->head_table, 1.0f, t->time, d);
-    pass->ops->combine(pass->device, t->modulation + d, 1.0f, t->head_table + d, 1.0f, t->time, d);
-    norm_modulated(pass, 0, 1);
-    if (!pass->ops->linear(pass->device, t->head, work->y, work->wide, pass->tokens,
-                           ACTIVATION_NONE, error))
+    const struct wan_pass_key key = key_of(pass);
+    for (int i = 0; i < t->recorded_count; i++)
+        if (same_key(&t->recorded[i].key, &key))
+            return &t->recorded[i];
+    if (t->recorded_count < WAN_RECORDINGS)
+        t->recorded[t->recorded_count++] = (struct wan_recorded){.key = key};
+    return NULL;
+}
+
+static bool record(const struct pass *pass, struct wan_recorded *recorded, struct error *error)
+{
+    if (!pass->ops->record_begin(pass->device, error))
         return false;
-    if (pass->ops->first_not_finite(pass->device, work->wide, values) >= 0)
-        return error_set(error, "proj_out: NaN or infinity");
-    pass->ops->download(pass->device, work->staging, work->wide, (size_t)values * sizeof(float));
-    join_patches(pass, velocity);
-    return true;
+    bool ok = enqueue(pass, error);
+    return pass->ops->record_end(pass->device, &recorded->recording, ok ? error : NULL) && ok;
+}
+
+/* The first time as it is, since layers choose how to work when they see a shape first; then
+ * recorded; then replayed. What looks into a pass on its way cannot be recorded. */
+static bool run_pass(const struct pass *pass, struct error *error)
+{
+    bool plain = pass->t->probe_block >= 0 || self_attention_tapped(pass->attention);
+    struct wan_recorded *recorded = plain ? NULL : find_recorded(pass);
+    if (!recorded)
+        return enqueue(pass, error);
+    if (!recorded->recording && !record(pass, recorded, error))
+        return false;
+    return !recorded->recording || pass->ops->replay(pass->device, recorded->recording, error);
 }
 
 /* Fills grid and tokens; the latents must be a whole number of patches and the plan's grid. */
@@ -430,21 +417,6 @@ static bool check_grid(struct pass *pass, const int64_t latent[3], struct error 
     return true;
 }
 
-static bool run_pass(const struct pass *pass, const float *latents, double timestep,
-                     const draftattn_step *step, float *velocity, struct error *error)
-{
-    draftattn_step place = step ? *step : (draftattn_step){.layer = -1, .sigma = -1.0f};
-    if (!embed_time(pass->t, timestep, error) || !prepare_angles(pass, error) ||
-        !embed_patches(pass, latents, error))
-        return false;
-    if (!check_stream(pass, error))
-        return error_prefix(error, "patch_embedding: ");
-    for (int64_t layer = 0; layer < pass->t->config.layers; layer++)
-        if (!run_block(pass, layer, &place, error))
-            return false;
-    return run_head(pass, velocity, error);
-}
-
 bool wan_transformer_forward(struct wan_transformer *transformer, const float *latents,
                              int64_t frames, int64_t height, int64_t width, double timestep,
                              const struct wan_context *context, struct self_attention *attention,
@@ -455,9 +427,15 @@ bool wan_transformer_forward(struct wan_transformer *transformer, const float *l
                         .device = transformer->device,
                         .context = context,
                         .attention = attention,
-                        .order = self_attention_order(attention),
+                        .latents = latents,
+                        .velocity = velocity,
+                        .step = step ? *step : (draftattn_step){.sigma = -1.0f},
+                        .type = transformer->ops->activations(transformer->device),
                         .width = wan_width(&transformer->config)};
     const int64_t latent[3] = {frames, height, width};
+    pass.step.layer = -1;
     return check_grid(&pass, latent, error) && reserve_work(transformer, pass.tokens, error) &&
-           run_pass(&pass, latents, timestep, step, velocity, error);
+           wan_grid_prepare(transformer, pass.grid, self_attention_order(attention), error) &&
+           wan_time_prepare(transformer, timestep, error) && run_pass(&pass, error) &&
+           check_watched(&pass, error) && self_attention_collect(attention, &pass.step, error);
 }

@@ -169,17 +169,30 @@ bool wan_transformer_config_read(struct wan_transformer_config *out, const char 
     return ok;
 }
 
-int64_t wan_transformer_weight_bytes(const struct wan_transformer_config *config)
+int64_t wan_transformer_block_bytes(const struct wan_transformer_config *config,
+                                    enum element activations)
 {
     int64_t d = wan_width(config), image = config->image_dim > 0;
-    int64_t block =
-        (8 + 2 * image) * (d * d + d) + 2 * d * config->ffn + config->ffn + d + (12 + image) * d;
-    int64_t outside = wan_patch_volume(config) * (config->in_channels + config->out_channels) * d +
-                      config->text_dim * d + d * d + config->freq_dim * d + d * d + 6 * d * d +
-                      20 * d;
-    if (image)
-        outside += config->image_dim * (config->image_dim + d + config->pos_embed_seq_len);
-    return (config->layers * block + outside) * (int64_t)sizeof(float);
+    int64_t weights = (8 + 2 * image) * d * d + 2 * d * config->ffn;
+    int64_t biases = (8 + 2 * image) * d + config->ffn + d;
+    return weights * (int64_t)element_size(activations) + biases * (int64_t)sizeof(float);
+}
+
+int64_t wan_transformer_weight_bytes(const struct wan_transformer_config *config,
+                                     enum element activations)
+{
+    const int64_t size = (int64_t)element_size(activations), f32 = sizeof(float);
+    int64_t d = wan_width(config), image = config->image_dim > 0;
+    int64_t block = wan_transformer_block_bytes(config, activations) + (12 + image) * d * f32;
+    int64_t exact = wan_patch_volume(config) * config->out_channels * d + config->freq_dim * d +
+                    d * d + 6 * d * d + 20 * d;
+    int64_t rounded =
+        wan_patch_volume(config) * config->in_channels * d + config->text_dim * d + d * d;
+    if (image) {
+        rounded += config->image_dim * (config->image_dim + d);
+        exact += config->image_dim * config->pos_embed_seq_len;
+    }
+    return config->layers * block + exact * f32 + rounded * size;
 }
 
 static int64_t max(int64_t a, int64_t b)
@@ -187,31 +200,32 @@ static int64_t max(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-int64_t wan_wide_floats(const struct wan_transformer_config *config, int64_t tokens)
+int64_t wan_wide_bytes(const struct wan_transformer_config *config, int64_t tokens,
+                       enum element activations)
 {
-    int64_t volume = wan_patch_volume(config);
-    int64_t row =
-        max(3 * wan_width(config), volume * max(config->in_channels, config->out_channels));
-    return max(tokens * row, config->ffn);
+    const int64_t size = (int64_t)element_size(activations), f32 = sizeof(float);
+    const int64_t d = wan_width(config), volume = wan_patch_volume(config);
+    int64_t row = max(3 * d, volume * config->in_channels) * size;
+    row = max(row, (d + volume * config->out_channels) * f32); /* the head, float32 */
+    return max(tokens * row, config->ffn * size);
 }
 
-int64_t wan_staging_row(const struct wan_transformer_config *config)
+int64_t wan_transformer_work_bytes(const struct wan_transformer_config *config, int64_t tokens,
+                                   enum element activations)
 {
-    return max(wan_patch_volume(config) * max(config->in_channels, config->out_channels),
-               config->head_dim / 2);
-}
-
-int64_t wan_transformer_work_bytes(const struct wan_transformer_config *config, int64_t tokens)
-{
-    int64_t row = 2 * wan_width(config) + config->head_dim + wan_staging_row(config);
-    return (tokens * row + wan_wide_floats(config, tokens)) * (int64_t)sizeof(float) +
-           attention_cpu_bytes((int32_t)config->heads, (int32_t)config->head_dim, config->text_len,
-                               1);
+    const int64_t size = (int64_t)element_size(activations), f32 = sizeof(float);
+    int64_t row = wan_width(config) * (f32 + size) + config->head_dim * f32 + 16;
+    int64_t cpu = activations == ELEMENT_F32
+                      ? attention_cpu_bytes((int32_t)config->heads, (int32_t)config->head_dim,
+                                            config->text_len, 1)
+                      : 0;
+    return tokens * row + wan_wide_bytes(config, tokens, activations) +
+           (config->layers * 6 + 2) * wan_width(config) * f32 + cpu;
 }
 
 int64_t wan_context_bytes(const struct wan_transformer_config *config, int64_t text_rows,
-                          int64_t image_rows)
+                          int64_t image_rows, enum element activations)
 {
     int64_t rows = text_rows + (text_rows < config->text_len) + image_rows;
-    return config->layers * rows * 2 * wan_width(config) * (int64_t)sizeof(float);
+    return config->layers * rows * 2 * wan_width(config) * (int64_t)element_size(activations);
 }

@@ -31,7 +31,8 @@ enum wan_vae_parts { WAN_VAE_DECODER = 1, WAN_VAE_ENCODER = 2 };
 bool wan_vae_check(const struct wan_vae_config *config, int parts,
                    const struct checkpoint *checkpoint, struct error *error);
 
-/* progress is asked whether to go on and told that nothing is done yet. */
+/* progress is asked whether to go on and told that nothing is done yet. checkpoint NULL: random
+ * weights, for measurements. */
 bool wan_vae_load(struct wan_vae **out, const struct wan_vae_config *config, int parts,
                   const struct checkpoint *checkpoint, const struct ops *ops, struct device *device,
                   const struct progress *progress, struct error *error);

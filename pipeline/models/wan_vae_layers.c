@@ -137,15 +137,23 @@ static struct conv_desc kernel(int32_t in, int32_t out, int32_t kt, int32_t k)
 
 struct loading {
     const struct vae_net *net;
-    const struct checkpoint *checkpoint;
+    const struct checkpoint *checkpoint; /* NULL = random weights */
     float *weight, *bias; /* host, large enough for any tensor; NULL to check alone */
+    uint64_t seed;        /* of the next random layer */
 };
+
+static const float *stored(const struct loading *loading, const float *values)
+{
+    return loading->checkpoint ? values : NULL;
+}
 
 /* Reads NAME.part.weight of shape [out][rest...] and NAME.part.bias. */
 static bool read_pair(struct loading *loading, const struct vae_step *step, const char *part,
                       const int64_t *shape, int rank, struct error *error)
 {
     char name[128];
+    if (!loading->checkpoint)
+        return true;
     snprintf(name, sizeof(name), "%s%s.weight", step->name, part);
     if (!checkpoint_read(loading->checkpoint, name, shape, rank, loading->weight, error))
         return false;
@@ -160,10 +168,13 @@ static bool load_gamma(struct loading *loading, const struct vae_step *step, con
     const size_t bytes = (size_t)channels * sizeof(float);
     char name[128];
     snprintf(name, sizeof(name), "%s%s.gamma", step->name, part);
-    if (!checkpoint_read(loading->checkpoint, name, &channels, 1, loading->weight, error))
+    if (loading->checkpoint &&
+        !checkpoint_read(loading->checkpoint, name, &channels, 1, loading->weight, error))
         return false;
     if (!loading->weight)
         return true;
+    for (int64_t i = 0; !loading->checkpoint && i < channels; i++)
+        loading->weight[i] = 1.0f;
     *out = net->ops->alloc(net->device, bytes);
     if (!*out)
         return error_out_of_memory(error, name, bytes);
@@ -177,18 +188,24 @@ static bool load_conv(struct loading *loading, const struct vae_step *step, cons
     const int64_t shape[] = {d->out, d->in, d->kt, d->kh, d->kw};
     return read_pair(loading, step, part, shape, 5, error) &&
            (!loading->weight ||
-            loading->net->ops->conv_create(loading->net->device, out, d, loading->weight,
-                                           loading->bias, error));
+            loading->net->ops->conv_create(loading->net->device, out, d,
+                                           stored(loading, loading->weight), loading->bias, error));
 }
 
 static bool load_linear(struct loading *loading, const struct vae_step *step, const char *part,
                         int64_t in, int64_t features, struct linear **out, struct error *error)
 {
     const int64_t shape[] = {features, in};
+    const struct linear_desc desc = {.in = in,
+                                     .out = features,
+                                     .bias = true,
+                                     .exact = true,
+                                     .weight = stored(loading, loading->weight),
+                                     .bias_values = loading->bias,
+                                     .seed = loading->seed++};
     return read_pair(loading, step, part, shape, 2, error) &&
            (!loading->weight ||
-            loading->net->ops->linear_create(loading->net->device, out, loading->weight,
-                                             loading->bias, in, features, error));
+            loading->net->ops->linear_create(loading->net->device, out, &desc, error));
 }
 
 /* The time convolution of VAE_UP gives two frames in one: channels [0, in) and [in, 2 in). As two
@@ -201,9 +218,10 @@ static bool load_time_halves(struct loading *loading, struct vae_step *step, str
     if (!read_pair(loading, step, ".time_conv", shape, 5, error))
         return false;
     for (int half = 0; loading->weight && half < 2; half++)
-        if (!net->ops->conv_create(net->device, &step->conv[1 + half], &d,
-                                   loading->weight + half * 3LL * step->in * step->in,
-                                   loading->bias + half * step->in, error))
+        if (!net->ops->conv_create(
+                net->device, &step->conv[1 + half], &d,
+                stored(loading, loading->weight + half * 3LL * step->in * step->in),
+                loading->bias + half * step->in, error))
             return false;
     return true;
 }
@@ -270,7 +288,7 @@ bool vae_net_load(struct vae_net *net, const struct checkpoint *checkpoint, cons
     const size_t bytes = (size_t)(27 * widest * widest) * sizeof(float);
     struct loading loading = {.net = net, .checkpoint = checkpoint};
     loading.weight = malloc(bytes);
-    loading.bias = malloc((size_t)(3 * widest) * sizeof(float));
+    loading.bias = calloc((size_t)(3 * widest), sizeof(float)); /* zeros of random layers */
     bool ok = loading.weight && loading.bias;
     if (!ok)
         error_out_of_memory(error, "reading the VAE's weights", bytes);

@@ -44,6 +44,7 @@ void vae_net_describe(struct vae_net *net, const struct wan_vae_config *config, 
 int64_t vae_net_parameters(const struct vae_net *net);
 /* Names, shapes and types of the tensors, without loading any. */
 bool vae_net_check(struct vae_net *net, const struct checkpoint *checkpoint, struct error *error);
+/* checkpoint NULL: random weights. */
 bool vae_net_load(struct vae_net *net, const struct checkpoint *checkpoint, const struct ops *ops,
                   struct device *device, const struct progress *progress, struct error *error);
 void vae_net_free(struct vae_net *net);

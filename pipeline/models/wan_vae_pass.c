@@ -123,12 +123,16 @@ static float *pass_alloc(const struct vae_pass *pass, int64_t floats, struct err
     return memory;
 }
 
+/* Zeros to begin with, then copies of what is zero already. */
 static void pass_zero(const struct vae_pass *pass, float *to, int64_t floats)
 {
     static const float zeros[4096] = {0};
-    for (int64_t at = 0; at < floats; at += 4096) {
-        int64_t part = floats - at < 4096 ? floats - at : 4096;
-        pass->net->ops->upload(pass->net->device, to + at, zeros, (size_t)part * sizeof(float));
+    const struct ops *ops = pass->net->ops;
+    int64_t done = floats < 4096 ? floats : 4096;
+    ops->upload(pass->net->device, to, zeros, (size_t)done * sizeof(float));
+    for (int64_t part; done < floats; done += part) {
+        part = floats - done < done ? floats - done : done;
+        ops->copy(pass->net->device, to + done, to, (size_t)part * sizeof(float));
     }
 }
 
@@ -192,6 +196,13 @@ static int64_t positions(const struct vae_pass *pass)
     return pass->frames * pass->height * pass->width;
 }
 
+static bool linear(const struct vae_pass *pass, const struct linear *layer, const float *x,
+                   float *y, struct error *error)
+{
+    return pass->net->ops->linear(pass->net->device, layer, x, ELEMENT_F32, y, ELEMENT_F32,
+                                  positions(pass), ACTIVATION_NONE, error);
+}
+
 static void copy(const struct vae_pass *pass, float *to, const float *from, int64_t floats)
 {
     pass->net->ops->combine(pass->net->device, to, 1.0f, from, 0.0f, from, floats);
@@ -246,8 +257,7 @@ static bool run_res(struct vae_pass *pass, int index, struct error *error)
     stage(pass, index, 1, 2, pass->values[1], step->out, step->gamma[1]);
     if (step->linear[0]) {
         /* The first convolution's result is used up: its buffer takes the shortcut and the sum. */
-        if (!net->ops->linear(net->device, step->linear[0], pass->values[0], pass->values[1],
-                              positions(pass), ACTIVATION_NONE, error) ||
+        if (!linear(pass, step->linear[0], pass->values[0], pass->values[1], error) ||
             !all_finite(pass, step, ".conv_shortcut", pass->values[1], positions(pass) * step->out,
                         error))
             return false;
@@ -263,8 +273,7 @@ static bool run_attention(struct vae_pass *pass, const struct vae_step *step, st
     float *y = pass->values[1], *qkv = pass->staging;
     net->ops->channel_norm(net->device, pass->values[0], y, positions(pass), channels,
                            step->gamma[0], false);
-    if (!net->ops->linear(net->device, step->linear[0], y, qkv, positions(pass), ACTIVATION_NONE,
-                          error) ||
+    if (!linear(pass, step->linear[0], y, qkv, error) ||
         !all_finite(pass, step, ".to_qkv", qkv, positions(pass) * 3 * channels, error))
         return false;
     for (int64_t frame = 0; frame < pass->frames; frame++) {
@@ -285,8 +294,7 @@ static bool run_attention(struct vae_pass *pass, const struct vae_step *step, st
         if (!net->ops->attention(net->device, &attention, error))
             return false;
     }
-    if (!net->ops->linear(net->device, step->linear[1], y, qkv, positions(pass), ACTIVATION_NONE,
-                          error) ||
+    if (!linear(pass, step->linear[1], y, qkv, error) ||
         !all_finite(pass, step, ".proj", qkv, positions(pass) * channels, error))
         return false;
     net->ops->add(net->device, pass->values[0], qkv, positions(pass) * channels);
@@ -366,8 +374,7 @@ static bool run_step(struct vae_pass *pass, int index, struct error *error)
     const struct vae_step *step = &net->steps[index];
     switch (step->kind) {
     case VAE_LINEAR:
-        if (!net->ops->linear(net->device, step->linear[0], pass->values[0], pass->values[1],
-                              positions(pass), ACTIVATION_NONE, error))
+        if (!linear(pass, step->linear[0], pass->values[0], pass->values[1], error))
             return false;
         swap_values(pass);
         return all_finite(pass, step, "", pass->values[0], positions(pass) * step->out, error);

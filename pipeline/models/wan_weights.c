@@ -3,8 +3,10 @@
  * name.
  *
  * Linear layers that read the same input are stacked into one (query, key, value; key, value),
- * which makes fewer and larger products. Refuses checkpoints that have more blocks, or an image
- * branch, than the configuration says, since those would run and give a wrong video.
+ * which makes fewer and larger products. Without a checkpoint the weights are random: gains 1,
+ * biases 0, tables small, so that a deep network stays finite. Refuses checkpoints that have more
+ * blocks, or an image branch, than the configuration says, since those would run and give a wrong
+ * video.
  */
 #include "wan_transformer_parts.h"
 
@@ -18,20 +20,25 @@ struct linear_entry {
     struct linear **to;
     int64_t out, in;              /* of one of the stacked layers */
     const char *names[STACK_MAX]; /* without prefix and ".weight"; NULL ends the stack */
+    bool exact;                   /* float32 on every device */
 };
+
+enum vector_kind { VECTOR_GAIN, VECTOR_BIAS, VECTOR_TABLE };
 
 struct vector_entry {
     float **to;
     int64_t rows, features;
     const char *name; /* without prefix */
+    enum vector_kind kind;
 };
 
 struct loader {
     struct wan_transformer *transformer;
-    const struct checkpoint *checkpoint;
-    char prefix[48];     /* of names: "blocks.3." */
-    float *host;         /* one layer before it is packed */
-    int64_t host_floats; /* its size */
+    const struct checkpoint *checkpoint; /* NULL = random weights */
+    uint64_t seed;                       /* of the next of these */
+    char prefix[48];                     /* of names: "blocks.3." */
+    float *host;                         /* one layer before it is packed */
+    int64_t host_floats;                 /* its size */
 };
 
 static bool reserve_host(struct loader *loader, int64_t floats, struct error *error)
@@ -54,26 +61,31 @@ static bool read_tensor(const struct loader *loader, const char *name, const cha
 }
 
 /* shape is that of one stacked weight; what follows its first dimension is the input. */
-static bool load_stack(struct loader *loader, struct linear **to, const char *const *names,
+static bool load_stack(struct loader *loader, const struct linear_entry *entry,
                        const int64_t *shape, int rank, struct error *error)
 {
     struct wan_transformer *t = loader->transformer;
-    int64_t out = shape[0], in = 1;
-    for (int i = 1; i < rank; i++)
-        in *= shape[i];
+    const int64_t out = entry->out, in = entry->in;
     int count = 0;
-    while (count < STACK_MAX && names[count])
+    while (count < STACK_MAX && entry->names[count])
         count++;
-    if (!reserve_host(loader, count * (out * in + out), error))
-        return false;
-    float *weight = loader->host, *bias = loader->host + count * out * in;
-    for (int i = 0; i < count; i++)
-        if (!read_tensor(loader, names[i], ".weight", shape, rank, weight + i * out * in, error) ||
-            !read_tensor(loader, names[i], ".bias", &out, 1, bias + i * out, error))
+    struct linear_desc desc = {
+        .in = in, .out = count * out, .bias = true, .exact = entry->exact, .seed = loader->seed++};
+    if (loader->checkpoint) {
+        if (!reserve_host(loader, count * (out * in + out), error))
             return false;
-    if (!t->ops->linear_create(t->device, to, weight, bias, in, count * out, error))
+        float *weight = loader->host, *bias = loader->host + count * out * in;
+        for (int i = 0; i < count; i++)
+            if (!read_tensor(loader, entry->names[i], ".weight", shape, rank, weight + i * out * in,
+                             error) ||
+                !read_tensor(loader, entry->names[i], ".bias", &out, 1, bias + i * out, error))
+                return false;
+        desc.weight = weight;
+        desc.bias_values = bias;
+    }
+    if (!t->ops->linear_create(t->device, entry->to, &desc, error))
         return false;
-    t->linears[t->linear_count++] = *to;
+    t->linears[t->linear_count++] = *entry->to;
     return true;
 }
 
@@ -82,10 +94,22 @@ static bool load_linears(struct loader *loader, const struct linear_entry *entri
 {
     for (size_t i = 0; i < count; i++) {
         int64_t shape[2] = {entries[i].out, entries[i].in};
-        if (!load_stack(loader, entries[i].to, entries[i].names, shape, 2, error))
+        if (!load_stack(loader, &entries[i], shape, 2, error))
             return false;
     }
     return true;
+}
+
+/* Tables get numbers in [-0.02, 0.02). */
+static void fill_random(struct loader *loader, enum vector_kind kind, int64_t count)
+{
+    uint64_t state = loader->seed++;
+    for (int64_t i = 0; i < count; i++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        loader->host[i] = kind == VECTOR_GAIN   ? 1.0f
+                          : kind == VECTOR_BIAS ? 0.0f
+                                                : 0.04f * ((float)(state >> 40) * 0x1p-24f - 0.5f);
+    }
 }
 
 static bool load_vectors(struct loader *loader, const struct vector_entry *entries, size_t count,
@@ -95,8 +119,11 @@ static bool load_vectors(struct loader *loader, const struct vector_entry *entri
     for (size_t i = 0; i < count; i++) {
         int64_t shape[2] = {entries[i].rows, entries[i].features};
         size_t bytes = (size_t)(shape[0] * shape[1]) * sizeof(float);
-        if (!reserve_host(loader, shape[0] * shape[1], error) ||
-            !read_tensor(loader, entries[i].name, "", shape, 2, loader->host, error))
+        if (!reserve_host(loader, shape[0] * shape[1], error))
+            return false;
+        if (!loader->checkpoint)
+            fill_random(loader, entries[i].kind, shape[0] * shape[1]);
+        else if (!read_tensor(loader, entries[i].name, "", shape, 2, loader->host, error))
             return false;
         float *memory = t->ops->alloc(t->device, bytes);
         if (!memory)
@@ -120,22 +147,22 @@ static bool load_block(struct loader *loader, struct wan_block *block, struct er
     const struct wan_transformer_config *config = &loader->transformer->config;
     int64_t d = wan_width(config), ffn = config->ffn;
     const struct linear_entry linears[] = {
-        {&block->qkv, d, d, {"attn1.to_q", "attn1.to_k", "attn1.to_v"}},
-        {&block->out, d, d, {"attn1.to_out.0"}},
-        {&block->cross_q, d, d, {"attn2.to_q"}},
-        {&block->cross_kv, d, d, {"attn2.to_k", "attn2.to_v"}},
-        {&block->cross_out, d, d, {"attn2.to_out.0"}},
-        {&block->ffn_in, ffn, d, {"ffn.net.0.proj"}},
-        {&block->ffn_out, d, ffn, {"ffn.net.2"}},
+        {&block->qkv, d, d, {"attn1.to_q", "attn1.to_k", "attn1.to_v"}, false},
+        {&block->out, d, d, {"attn1.to_out.0"}, false},
+        {&block->cross_q, d, d, {"attn2.to_q"}, false},
+        {&block->cross_kv, d, d, {"attn2.to_k", "attn2.to_v"}, false},
+        {&block->cross_out, d, d, {"attn2.to_out.0"}, false},
+        {&block->ffn_in, ffn, d, {"ffn.net.0.proj"}, false},
+        {&block->ffn_out, d, ffn, {"ffn.net.2"}, false},
     };
     const struct vector_entry vectors[] = {
-        {&block->norm_q, 1, d, "attn1.norm_q.weight"},
-        {&block->norm_k, 1, d, "attn1.norm_k.weight"},
-        {&block->cross_norm_q, 1, d, "attn2.norm_q.weight"},
-        {&block->cross_norm_k, 1, d, "attn2.norm_k.weight"},
-        {&block->norm2_weight, 1, d, "norm2.weight"},
-        {&block->norm2_bias, 1, d, "norm2.bias"},
-        {&block->table, 6, d, "scale_shift_table"},
+        {&block->norm_q, 1, d, "attn1.norm_q.weight", VECTOR_GAIN},
+        {&block->norm_k, 1, d, "attn1.norm_k.weight", VECTOR_GAIN},
+        {&block->cross_norm_q, 1, d, "attn2.norm_q.weight", VECTOR_GAIN},
+        {&block->cross_norm_k, 1, d, "attn2.norm_k.weight", VECTOR_GAIN},
+        {&block->norm2_weight, 1, d, "norm2.weight", VECTOR_GAIN},
+        {&block->norm2_bias, 1, d, "norm2.bias", VECTOR_BIAS},
+        {&block->table, 6, d, "scale_shift_table", VECTOR_TABLE},
     };
     if (!load_linears(loader, linears, COUNT(linears), error) ||
         !load_vectors(loader, vectors, COUNT(vectors), error))
@@ -143,10 +170,10 @@ static bool load_block(struct loader *loader, struct wan_block *block, struct er
     if (config->image_dim == 0)
         return true;
     const struct linear_entry image_linears[] = {
-        {&block->image_kv, d, d, {"attn2.add_k_proj", "attn2.add_v_proj"}},
+        {&block->image_kv, d, d, {"attn2.add_k_proj", "attn2.add_v_proj"}, false},
     };
     const struct vector_entry image_vectors[] = {
-        {&block->image_norm_k, 1, d, "attn2.norm_added_k.weight"},
+        {&block->image_norm_k, 1, d, "attn2.norm_added_k.weight", VECTOR_GAIN},
     };
     return load_linears(loader, image_linears, COUNT(image_linears), error) &&
            load_vectors(loader, image_vectors, COUNT(image_vectors), error);
@@ -157,15 +184,16 @@ static bool load_image_embedder(struct loader *loader, struct error *error)
     struct wan_transformer *t = loader->transformer;
     int64_t d = wan_width(&t->config), image = t->config.image_dim;
     const struct linear_entry linears[] = {
-        {&t->image_1, image, image, {"ff.net.0.proj"}},
-        {&t->image_2, d, image, {"ff.net.2"}},
+        {&t->image_1, image, image, {"ff.net.0.proj"}, false},
+        {&t->image_2, d, image, {"ff.net.2"}, false},
     };
     const struct vector_entry vectors[] = {
-        {&t->image_norm1_weight, 1, image, "norm1.weight"},
-        {&t->image_norm1_bias, 1, image, "norm1.bias"},
-        {&t->image_norm2_weight, 1, d, "norm2.weight"},
-        {&t->image_norm2_bias, 1, d, "norm2.bias"},
-        {&t->image_position, t->config.pos_embed_seq_len, image, "pos_embed"}, /* must be last */
+        {&t->image_norm1_weight, 1, image, "norm1.weight", VECTOR_GAIN},
+        {&t->image_norm1_bias, 1, image, "norm1.bias", VECTOR_BIAS},
+        {&t->image_norm2_weight, 1, d, "norm2.weight", VECTOR_GAIN},
+        {&t->image_norm2_bias, 1, d, "norm2.bias", VECTOR_BIAS},
+        {&t->image_position, t->config.pos_embed_seq_len, image, "pos_embed",
+         VECTOR_TABLE}, /* must be last */
     };
     snprintf(loader->prefix, sizeof loader->prefix, "condition_embedder.image_embedder.");
     return load_linears(loader, linears, COUNT(linears), error) &&
@@ -180,20 +208,22 @@ static bool load_outside(struct loader *loader, struct error *error)
     int64_t d = wan_width(config);
     const int64_t patch_shape[5] = {d, config->in_channels, config->patch[0], config->patch[1],
                                     config->patch[2]};
-    const char *const patch_names[STACK_MAX] = {"patch_embedding"};
+    const struct linear_entry patch = {
+        &t->patch, d, config->in_channels * wan_patch_volume(config), {"patch_embedding"}, false};
     const struct linear_entry embedders[] = {
-        {&t->text_1, d, config->text_dim, {"text_embedder.linear_1"}},
-        {&t->text_2, d, d, {"text_embedder.linear_2"}},
-        {&t->time_1, d, config->freq_dim, {"time_embedder.linear_1"}},
-        {&t->time_2, d, d, {"time_embedder.linear_2"}},
-        {&t->time_projection, 6 * d, d, {"time_proj"}},
+        {&t->text_1, d, config->text_dim, {"text_embedder.linear_1"}, false},
+        {&t->text_2, d, d, {"text_embedder.linear_2"}, false},
+        {&t->time_1, d, config->freq_dim, {"time_embedder.linear_1"}, true},
+        {&t->time_2, d, d, {"time_embedder.linear_2"}, true},
+        {&t->time_projection, 6 * d, d, {"time_proj"}, true},
     };
     const struct linear_entry head[] = {
-        {&t->head, wan_patch_volume(config) * config->out_channels, d, {"proj_out"}}};
-    const struct vector_entry head_table[] = {{&t->head_table, 2, d, "scale_shift_table"}};
+        {&t->head, wan_patch_volume(config) * config->out_channels, d, {"proj_out"}, true}};
+    const struct vector_entry head_table[] = {
+        {&t->head_table, 2, d, "scale_shift_table", VECTOR_TABLE}};
 
     loader->prefix[0] = 0;
-    if (!load_stack(loader, &t->patch, patch_names, patch_shape, 5, error) ||
+    if (!load_stack(loader, &patch, patch_shape, 5, error) ||
         !load_linears(loader, head, COUNT(head), error) ||
         !load_vectors(loader, head_table, COUNT(head_table), error))
         return false;
@@ -228,17 +258,21 @@ static bool load_all(struct loader *loader, const struct progress *progress, str
         return false;
     for (int64_t i = 0; i < layers; i++) {
         snprintf(loader->prefix, sizeof loader->prefix, "blocks.%lld.", (long long)i);
-        if (!progress_step(progress, i, layers, error) || !load_block(loader, &t->blocks[i], error))
+        if (!progress_step(progress, i, layers, error))
+            return false;
+        t->ops->group_begin(t->device);
+        bool ok = load_block(loader, &t->blocks[i], error);
+        if (!t->ops->group_end(t->device, ok ? error : NULL) || !ok)
             return false;
     }
     return progress_step(progress, layers, layers, error);
 }
 
-/* Lists of what will be loaded, and the small buffers of the time embedding. */
+/* Lists of what will be loaded, and the buffers of the time path. */
 static bool allocate(struct wan_transformer *t, struct error *error)
 {
     int64_t layers = t->config.layers, d = wan_width(&t->config);
-    size_t floats = (size_t)(13 * d + t->config.freq_dim);
+    size_t floats = (size_t)((8 + 6 * layers + 2) * d + t->config.freq_dim);
     t->blocks = calloc((size_t)layers, sizeof *t->blocks);
     t->linears = calloc((size_t)(layers * BLOCK_LINEARS + OUTSIDE_LINEARS), sizeof *t->linears);
     t->vectors = calloc((size_t)(layers * BLOCK_VECTORS + OUTSIDE_VECTORS + 1), sizeof *t->vectors);
@@ -249,8 +283,9 @@ static bool allocate(struct wan_transformer *t, struct error *error)
         return error_out_of_memory(error, "the time embedding", floats * sizeof(float));
     t->vectors[t->vector_count++] = t->time;
     t->time6 = t->time + d;
-    t->modulation = t->time6 + 6 * d;
-    t->sinusoid = t->modulation + 6 * d;
+    t->silu = t->time6 + 6 * d;
+    t->modulation = t->silu + d;
+    t->sinusoid = t->modulation + (6 * layers + 2) * d;
     t->timestep = NAN;
     t->probe_block = -1;
     return true;
@@ -262,8 +297,9 @@ bool wan_transformer_load(struct wan_transformer **out, const struct wan_transfo
                           struct error *error)
 {
     *out = NULL;
-    if (!wan_transformer_config_check(config, checkpoint_path(checkpoint), error) ||
-        !check_extent(config, checkpoint, error))
+    if (!wan_transformer_config_check(
+            config, checkpoint ? checkpoint_path(checkpoint) : "random weights", error) ||
+        (checkpoint && !check_extent(config, checkpoint, error)))
         return false;
     struct wan_transformer *t = calloc(1, sizeof *t);
     if (!t)
@@ -290,8 +326,9 @@ void wan_transformer_free(struct wan_transformer *t)
         t->ops->linear_destroy(t->device, t->linears[i]);
     for (int64_t i = 0; i < t->vector_count; i++)
         t->ops->free(t->device, t->vectors[i]);
+    wan_transformer_forget(t);
+    wan_grid_free(t);
     t->ops->free(t->device, t->work.x);
-    free(t->work.staging);
     free(t->linears);
     free(t->vectors);
     free(t->blocks);

@@ -16,6 +16,7 @@
 #include "exp_fast.h"
 #include "simd_clones.h"
 
+#include <assert.h>
 #include <math.h>
 #include <omp.h>
 #include <string.h>
@@ -73,7 +74,7 @@ SIMD_CLONES static void pack_panel(const struct ops_attention *a, const struct l
     int64_t count = a->k_rows - first < PANEL ? a->k_rows - first : PANEL;
     float *to = packed_k + head * layout->head_k + first * head_dim;
     for (int64_t j = 0; j < PANEL; j++) {
-        const float *from = a->k + (first + j) * a->k_stride + head * head_dim;
+        const float *from = (const float *)a->k + (first + j) * a->k_stride + head * head_dim;
         for (int64_t d = 0; d < head_dim; d++)
             to[d * PANEL + j] = j < count ? from[d] : 0.0f;
     }
@@ -82,7 +83,8 @@ SIMD_CLONES static void pack_panel(const struct ops_attention *a, const struct l
         to = packed_v + head * layout->head_v + w * layout->keys + first * PANEL;
         memset(to, 0, PANEL * PANEL * sizeof *to);
         for (int64_t j = 0; j < count; j++)
-            memcpy(to + j * PANEL, a->v + (first + j) * a->v_stride + head * head_dim + w,
+            memcpy(to + j * PANEL,
+                   (const float *)a->v + (first + j) * a->v_stride + head * head_dim + w,
                    (size_t)filled * sizeof *to);
     }
 }
@@ -186,7 +188,7 @@ SIMD_CLONES static void attend(const struct ops_attention *a, const struct layou
     float *q = work, *s = q + BLOCK * width, *o = s + BLOCK * KEYS;
     struct running running;
     for (int64_t r = 0; r < padded; r++) {
-        const float *from = a->q + (query + r) * a->q_stride + head * head_dim;
+        const float *from = (const float *)a->q + (query + r) * a->q_stride + head * head_dim;
         for (int64_t d = 0; d < head_dim; d++)
             q[r * head_dim + d] = r < rows ? from[d] * a->scale : 0.0f;
         running.top[r] = -INFINITY;
@@ -204,7 +206,7 @@ SIMD_CLONES static void attend(const struct ops_attention *a, const struct layou
     }
 
     for (int64_t r = 0; r < rows; r++) {
-        float *to = a->o + (query + r) * a->o_stride + head * head_dim;
+        float *to = (float *)a->o + (query + r) * a->o_stride + head * head_dim;
         float factor = 1.0f / running.sum[r];
         if (a->accumulate)
 #pragma omp simd
@@ -220,6 +222,7 @@ SIMD_CLONES static void attend(const struct ops_attention *a, const struct layou
 bool attention_cpu(struct device *device, const struct ops_attention *a, struct error *error)
 {
     struct layout layout;
+    assert(a->type == ELEMENT_F32);
     if (a->heads < 1 || a->head_dim < 1 || a->q_rows < 1 || a->k_rows < 1)
         return error_set(error,
                          "attention: %d heads of %d, %lld queries, %lld keys: each must be >= 1",

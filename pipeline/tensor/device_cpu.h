@@ -8,12 +8,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct watched_row {
+    int32_t place;
+    int64_t row; /* negative = none */
+};
+
 struct device {
     int32_t threads; /* >= 1; also OpenMP's number for the thread that made the device */
     void *onednn;    /* engine, stream and primitive caches: set by onednn_open(), freed by
                         onednn_close(), known to onednn_cpu.c alone */
     void *scratch;   /* see device_scratch() */
     size_t scratch_bytes;
+    int32_t place;              /* see ops->watch() */
+    struct watched_row watched; /* the lowest that was not finite */
 };
 
 /* At least this many bytes, 64-byte aligned, contents undefined; valid until the next call for this

@@ -4,7 +4,7 @@
  * Each operation is a short loop over one row or one chunk, compiled per SIMD level
  * (simd_clones.h), under an OpenMP loop over rows or chunks. Rows and chunks do not depend on the
  * number of threads, so neither do results. All of these are bound by memory: what helps is to
- * touch data once, hence layer_norm with its modulation fused in.
+ * touch data once, hence the fused residual() and norm_rope(), which also look for NaN on the way.
  */
 #include "elementwise_cpu.h"
 
@@ -12,6 +12,7 @@
 #include "exp_fast.h"
 #include "simd_clones.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -21,6 +22,16 @@
 static int64_t chunk_count(int64_t begin, int64_t count)
 {
     return count - begin < CHUNK ? count - begin : CHUNK;
+}
+
+/* 0 times a number is 0; 0 times a NaN or infinity is NaN, and NaN survives every sum. */
+SIMD_CLONES static float zero_unless_not_finite(const float *x, int64_t count)
+{
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < count; i++)
+        sum += x[i] * 0.0f;
+    return sum;
 }
 
 SIMD_CLONES static void layer_norm_row(const float *x, float *y, int64_t features, float eps,
@@ -65,13 +76,56 @@ SIMD_CLONES static void layer_norm_row(const float *x, float *y, int64_t feature
 }
 
 void elementwise_layer_norm(struct device *device, const float *x, float *y, int64_t rows,
-                            int64_t features, float eps, const float *weight, const float *bias,
-                            const float *scale, const float *shift)
+                            int64_t features, float eps, const float *weight, const float *bias)
 {
 #pragma omp parallel for num_threads(device->threads) schedule(static)
     for (int64_t row = 0; row < rows; row++)
-        layer_norm_row(x + row * features, y + row * features, features, eps, weight, bias, scale,
-                       shift);
+        layer_norm_row(x + row * features, y + row * features, features, eps, weight, bias, NULL,
+                       NULL);
+}
+
+SIMD_CLONES static void add_row(float *x, const float *add, const float *gate, int64_t features)
+{
+    if (gate)
+#pragma omp simd
+        for (int64_t i = 0; i < features; i++)
+            x[i] += add[i] * gate[i];
+    else
+#pragma omp simd
+        for (int64_t i = 0; i < features; i++)
+            x[i] += add[i];
+}
+
+/* Keeps the lowest place, and of that the lowest row; row = rows: none. */
+static void keep_watched(struct device *device, int64_t row, int64_t rows)
+{
+    if (row == rows)
+        return;
+    const struct watched_row found = {.place = device->place, .row = row};
+    struct watched_row *kept = &device->watched;
+    if (kept->row < 0 || found.place < kept->place ||
+        (found.place == kept->place && found.row < kept->row))
+        *kept = found;
+}
+
+void elementwise_residual(struct device *device, const struct ops_residual *r)
+{
+    assert(r->type == ELEMENT_F32 && r->add_type == ELEMENT_F32);
+    const float *add = r->add;
+    float *y = r->y;
+    int64_t broken = r->rows; /* the first row that is */
+#pragma omp parallel for num_threads(device->threads) schedule(static) reduction(min : broken)
+    for (int64_t row = 0; row < r->rows; row++) {
+        const int64_t at = row * r->features;
+        float *x = r->x + at;
+        if (add)
+            add_row(x, add + at, r->gate, r->features);
+        if (isnan(zero_unless_not_finite(x, r->features)) && row < broken)
+            broken = row;
+        if (y)
+            layer_norm_row(x, y + at, r->features, r->eps, r->weight, r->bias, r->scale, r->shift);
+    }
+    keep_watched(device, broken, r->rows);
 }
 
 SIMD_CLONES static void rms_norm_row(const float *x, float *y, int64_t features, float eps,
@@ -87,13 +141,12 @@ SIMD_CLONES static void rms_norm_row(const float *x, float *y, int64_t features,
         y[i] = x[i] * factor * weight[i];
 }
 
-void elementwise_rms_norm(struct device *device, const float *x, int64_t x_stride, float *y,
-                          int64_t y_stride, int64_t rows, int64_t features, float eps,
-                          const float *weight)
+void elementwise_rms_norm(struct device *device, const float *x, float *y, int64_t rows,
+                          int64_t features, float eps, const float *weight)
 {
 #pragma omp parallel for num_threads(device->threads) schedule(static)
     for (int64_t row = 0; row < rows; row++)
-        rms_norm_row(x + row * x_stride, y + row * y_stride, features, eps, weight);
+        rms_norm_row(x + row * features, y + row * features, features, eps, weight);
 }
 
 SIMD_CLONES static void rope_row(float *x, int32_t heads, int32_t head_dim, const float *cosine,
@@ -108,13 +161,24 @@ SIMD_CLONES static void rope_row(float *x, int32_t heads, int32_t head_dim, cons
         }
 }
 
-void elementwise_rope(struct device *device, float *x, int64_t x_stride, int64_t rows,
-                      int32_t heads, int32_t head_dim, const float *cosine, const float *sine)
+void elementwise_norm_rope(struct device *device, const struct ops_norm_rope *norm)
 {
-    int64_t pairs = head_dim / 2;
-#pragma omp parallel for num_threads(device->threads) schedule(static)
-    for (int64_t row = 0; row < rows; row++)
-        rope_row(x + row * x_stride, heads, head_dim, cosine + row * pairs, sine + row * pairs);
+    assert(norm->type == ELEMENT_F32);
+    const int64_t features = (int64_t)norm->heads * norm->head_dim, pairs = norm->head_dim / 2;
+    float *x = norm->x;
+    int64_t broken = norm->rows; /* the first row that is */
+#pragma omp parallel for num_threads(device->threads) schedule(static) reduction(min : broken)
+    for (int64_t row = 0; row < norm->rows; row++) {
+        float *at = x + row * norm->stride;
+        rms_norm_row(at, at, features, norm->eps, norm->weight);
+        /* The norm spreads what is not finite over its row, or leaves it at its place. */
+        if (isnan(zero_unless_not_finite(at, features)) && row < broken)
+            broken = row;
+        if (norm->cosine)
+            rope_row(at, norm->heads, norm->head_dim, norm->cosine + row * pairs,
+                     norm->sine + row * pairs);
+    }
+    keep_watched(device, broken, norm->rows);
 }
 
 /* 0.5 x (1 + tanh(u)) = x / (1 + e^(-2u)) with u = sqrt(2 / pi) (x + 0.044715 x^3) */
@@ -190,22 +254,6 @@ void elementwise_add(struct device *device, float *x, const float *y, int64_t co
         add_chunk(x + i, y + i, chunk_count(i, count));
 }
 
-SIMD_CLONES static void add_gated_row(float *restrict x, const float *restrict y,
-                                      const float *restrict gate, int64_t features)
-{
-#pragma omp simd
-    for (int64_t i = 0; i < features; i++)
-        x[i] += y[i] * gate[i];
-}
-
-void elementwise_add_gated(struct device *device, float *x, const float *y, const float *gate,
-                           int64_t rows, int64_t features)
-{
-#pragma omp parallel for num_threads(device->threads) schedule(static)
-    for (int64_t row = 0; row < rows; row++)
-        add_gated_row(x + row * features, y + row * features, gate, features);
-}
-
 SIMD_CLONES static void scale_chunk(float *out, float a, const float *x, int64_t count)
 {
 #pragma omp simd
@@ -232,30 +280,12 @@ void elementwise_combine(struct device *device, float *out, float a, const float
             combine_chunk(out + i, a, x + i, b, y + i, chunk_count(i, count));
 }
 
-void elementwise_gather_rows(struct device *device, const float *x, const int64_t *index, float *y,
-                             int64_t rows, int64_t features)
-{
-#pragma omp parallel for num_threads(device->threads) schedule(static)
-    for (int64_t row = 0; row < rows; row++)
-        memcpy(y + row * features, x + index[row] * features, (size_t)features * sizeof *y);
-}
-
 void elementwise_scatter_rows(struct device *device, const float *x, const int64_t *index, float *y,
                               int64_t rows, int64_t features)
 {
 #pragma omp parallel for num_threads(device->threads) schedule(static)
     for (int64_t row = 0; row < rows; row++)
         memcpy(y + index[row] * features, x + row * features, (size_t)features * sizeof *y);
-}
-
-/* 0 times a number is 0; 0 times a NaN or infinity is NaN, and NaN survives every sum. */
-SIMD_CLONES static float zero_unless_not_finite(const float *x, int64_t count)
-{
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < count; i++)
-        sum += x[i] * 0.0f;
-    return sum;
 }
 
 int64_t elementwise_first_not_finite(struct device *device, const float *x, int64_t count)

@@ -13,10 +13,12 @@
 
 #include "checked.h"
 #include "device_cpu.h"
+#include "random_cpu.h"
 
 #include <oneapi/dnnl/dnnl.h>
 #include <oneapi/dnnl/dnnl_debug.h>
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -294,24 +296,37 @@ static void layer_free(struct layer *layer)
     free(layer);
 }
 
+/* Where the values of a layer come from: weight NULL = random, count of them. */
+struct values {
+    const float *weight, *bias; /* bias NULL = none, or zeros */
+    bool has_bias;
+    int64_t count, fan_in;
+    uint64_t seed;
+};
+
 /* Copies weight and bias as they are; they are packed when the first shape is known. */
-static bool layer_create(struct layer **out, struct library *library, layout_ref weight_layout,
-                         layout_ref bias_layout, const float *weight, const float *bias,
-                         struct error *error)
+static bool layer_create(struct layer **out, struct device *device, layout_ref weight_layout,
+                         layout_ref bias_layout, const struct values *values, struct error *error)
 {
+    struct library *library = device->onednn;
     struct layer *layer = calloc(1, sizeof(*layer));
     *out = NULL;
     if (!layer)
         return error_out_of_memory(error, "layer", sizeof(*layer));
     layer->plain = true;
     if (!packed_alloc(&layer->weight, library, weight_layout, error) ||
-        (bias && !packed_alloc(&layer->bias, library, bias_layout, error))) {
+        (values->has_bias && !packed_alloc(&layer->bias, library, bias_layout, error))) {
         layer_free(layer);
         return false;
     }
-    memcpy(layer->weight.data, weight, dnnl_memory_desc_get_size(weight_layout));
-    if (bias)
-        memcpy(layer->bias.data, bias, dnnl_memory_desc_get_size(bias_layout));
+    if (values->weight)
+        memcpy(layer->weight.data, values->weight, dnnl_memory_desc_get_size(weight_layout));
+    else
+        random_weights_cpu(device, layer->weight.data, values->count, values->fan_in, values->seed);
+    if (values->has_bias && values->bias)
+        memcpy(layer->bias.data, values->bias, dnnl_memory_desc_get_size(bias_layout));
+    else if (values->has_bias)
+        memset(layer->bias.data, 0, dnnl_memory_desc_get_size(bias_layout));
     *out = layer;
     return true;
 }
@@ -425,26 +440,30 @@ static dnnl_primitive_attr_t attributes(enum activation activation, bool sum)
 
 /* ---- linear ---------------------------------------------------------------------------------- */
 
-bool onednn_linear_create(struct device *device, struct linear **out, const float *weight,
-                          const float *bias, int64_t features_in, int64_t features_out,
-                          struct error *error)
+bool onednn_linear_create(struct device *device, struct linear **out,
+                          const struct linear_desc *desc, struct error *error)
 {
-    struct library *library = device->onednn;
+    const struct values values = {.weight = desc->weight,
+                                  .bias = desc->weight ? desc->bias_values : NULL,
+                                  .has_bias = desc->bias,
+                                  .count = desc->in * desc->out,
+                                  .fan_in = desc->in,
+                                  .seed = desc->seed};
     /* y = x W^T: oneDNN's matmul takes W^T [in][out], which is W [out][in] read down its
      * columns. */
-    const dnnl_dims_t weight_dims = {features_in, features_out};
-    const dnnl_dims_t bias_dims = {1, features_out};
+    const dnnl_dims_t weight_dims = {desc->in, desc->out};
+    const dnnl_dims_t bias_dims = {1, desc->out};
     struct layout weight_layout = {0}, bias_layout = {0};
     struct linear *linear = calloc(1, sizeof(*linear));
     *out = NULL;
     if (!linear)
         return error_out_of_memory(error, "layer", sizeof(*linear));
-    linear->in = features_in;
-    linear->out = features_out;
+    linear->in = desc->in;
+    linear->out = desc->out;
     bool ok = !failed(layout_set(&weight_layout, 2, weight_dims, dnnl_ba), "weight shape", error) &&
               !failed(layout_set(&bias_layout, 2, bias_dims, dnnl_ab), "bias shape", error) &&
-              layer_create(&linear->layer, library, layout_get(&weight_layout),
-                           layout_get(&bias_layout), weight, bias, error);
+              layer_create(&linear->layer, device, layout_get(&weight_layout),
+                           layout_get(&bias_layout), &values, error);
     layout_free(&weight_layout);
     layout_free(&bias_layout);
     if (!ok) {
@@ -500,9 +519,12 @@ static struct compiled *linear_compile(struct library *library, const struct lin
     return layer_compile(linear->layer, library, desc, key, error);
 }
 
-bool onednn_linear(struct device *device, const struct linear *linear, const float *x, float *y,
-                   int64_t rows, enum activation activation, struct error *error)
+bool onednn_linear(struct device *device, const struct linear *linear, const void *x,
+                   enum element x_type, void *y, enum element y_type, int64_t rows,
+                   enum activation activation, struct error *error)
 {
+    assert(x_type == ELEMENT_F32 && y_type == ELEMENT_F32);
+    (void)x_type, (void)y_type; /* where assert() is nothing */
     struct library *library = device->onednn;
     const int64_t key[4] = {rows, activation};
     if (rows == 0)
@@ -542,7 +564,6 @@ static void conv_weight_dims(dnnl_dims_t dims, const struct conv_desc *desc)
 bool onednn_conv_create(struct device *device, struct conv **out, const struct conv_desc *desc,
                         const float *weight, const float *bias, struct error *error)
 {
-    struct library *library = device->onednn;
     int rank = conv_rank(desc);
     dnnl_dims_t weight_dims;
     const dnnl_dims_t bias_dims = {desc->out};
@@ -553,12 +574,19 @@ bool onednn_conv_create(struct device *device, struct conv **out, const struct c
         return error_out_of_memory(error, "layer", sizeof(*conv));
     conv->desc = *desc;
     conv_weight_dims(weight_dims, desc);
+    const int64_t taps = (int64_t)desc->in * desc->kt * desc->kh * desc->kw;
+    const struct values values = {.weight = weight,
+                                  .bias = bias,
+                                  .has_bias = bias != NULL,
+                                  .count = desc->out * taps,
+                                  .fan_in = taps,
+                                  .seed = (uint64_t)(desc->out * taps)};
     bool ok =
         !failed(layout_set(&weight_layout, rank, weight_dims, rank == 4 ? dnnl_oihw : dnnl_oidhw),
                 "weight shape", error) &&
         !failed(layout_set(&bias_layout, 1, bias_dims, dnnl_a), "bias shape", error) &&
-        layer_create(&conv->layer, library, layout_get(&weight_layout), layout_get(&bias_layout),
-                     weight, bias, error);
+        layer_create(&conv->layer, device, layout_get(&weight_layout), layout_get(&bias_layout),
+                     &values, error);
     layout_free(&weight_layout);
     layout_free(&bias_layout);
     if (!ok) {

@@ -11,12 +11,12 @@
 bool onednn_open(struct device *device, struct error *error);
 void onednn_close(struct device *device);
 
-bool onednn_linear_create(struct device *device, struct linear **out, const float *weight,
-                          const float *bias, int64_t features_in, int64_t features_out,
-                          struct error *error);
+bool onednn_linear_create(struct device *device, struct linear **out,
+                          const struct linear_desc *desc, struct error *error);
 void onednn_linear_destroy(struct device *device, struct linear *linear);
-bool onednn_linear(struct device *device, const struct linear *linear, const float *x, float *y,
-                   int64_t rows, enum activation activation, struct error *error);
+bool onednn_linear(struct device *device, const struct linear *linear, const void *x,
+                   enum element x_type, void *y, enum element y_type, int64_t rows,
+                   enum activation activation, struct error *error);
 
 /* add of onednn_conv() may be y itself, which saves a copy. */
 bool onednn_conv_create(struct device *device, struct conv **out, const struct conv_desc *desc,

@@ -24,7 +24,8 @@ static bool create_attention(const struct golden *golden, const struct golden_de
     plan.head_dim = (int32_t)config->head_dim;
     plan.policy = DRAFTATTN_POLICY_DENSE;
     plan.order = DRAFTATTN_ORDER_BLOCK;
-    return self_attention_create(out, golden->context, &plan, error);
+    return self_attention_create(out, golden->context, &plan, (int32_t)config->layers, golden->ops,
+                                 golden->device, error);
 }
 
 bool golden_denoise(const struct golden *golden, const struct golden_denoise *desc, float *latents,
@@ -41,13 +42,13 @@ bool golden_denoise(const struct golden *golden, const struct golden_denoise *de
                                    .steps = (int32_t)desc->steps,
                                    .flow_shift = desc->flow_shift,
                                    .table = SCHEDULER_TABLE_DIFFUSERS};
-    bool ok =
-        wan_transformer_config_read(&config, desc->transformer.config, error) &&
-        open_weights(&desc->transformer, &weights, error) &&
-        wan_transformer_load(&transformer, &config, weights, golden->ops, golden->device, NULL,
-                             error) &&
-        create_attention(golden, desc, &config, &attention, error) &&
-        scheduler_create(&scheduler, &unipc, shape[0] * shape[1] * shape[2] * shape[3], error);
+    bool ok = wan_transformer_config_read(&config, desc->transformer.config, error) &&
+              open_weights(&desc->transformer, &weights, error) &&
+              wan_transformer_load(&transformer, &config, weights, golden->ops, golden->device,
+                                   NULL, error) &&
+              create_attention(golden, desc, &config, &attention, error) &&
+              scheduler_create(&scheduler, &unipc, shape[0] * shape[1] * shape[2] * shape[3],
+                               golden->ops, golden->device, error);
     for (int i = 0; ok && i < 2; i++)
         ok = wan_context_create(&contexts[i], transformer, desc->texts[i], desc->rows[i],
                                 desc->pad_to, NULL, 0, error);
@@ -60,7 +61,9 @@ bool golden_denoise(const struct golden *golden, const struct golden_denoise *de
                               .attention = attention,
                               .frames = shape[1],
                               .height = shape[2],
-                              .width = shape[3]};
+                              .width = shape[3],
+                              .ops = golden->ops,
+                              .device = golden->device};
         ok = denoise_run(&run, latents, NULL, error);
     }
     scheduler_destroy(scheduler);

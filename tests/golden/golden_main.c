@@ -202,7 +202,8 @@ static int open_setting(struct golden *golden, const struct options *options)
     }
     golden->ops = &ops_cpu;
     golden->model = options->model;
-    if (!golden->ops->create(&golden->device, options->threads, &error)) {
+    if (!golden->ops->create(&golden->device, &(struct device_desc){.threads = options->threads},
+                             &error)) {
         fprintf(stderr, "test_golden: %s\n", error.text);
         return 1;
     }

@@ -18,6 +18,7 @@
 #define TIME_TOLERANCE  1e-3
 
 struct walk {
+    const struct golden *golden;
     char name[96]; /* METHOD_STEPS_SHIFT */
     struct scheduler_desc desc;
     float *sigmas, *timesteps, *states;
@@ -71,7 +72,8 @@ static struct scheduler *choose(struct walk *walk, struct error *error)
     for (int table = SCHEDULER_TABLE_DIFFUSERS; table >= SCHEDULER_TABLE_WAN; table--) {
         struct scheduler *scheduler;
         walk->desc.table = (enum scheduler_table)table;
-        if (!scheduler_create(&scheduler, &walk->desc, walk->elements, error))
+        if (!scheduler_create(&scheduler, &walk->desc, walk->elements, walk->golden->ops,
+                              walk->golden->device, error))
             return NULL;
         int32_t look = walk->desc.steps > 1 ? 1 : 0;
         double off = scheduler_sigma(scheduler, look) - (double)walk->sigmas[look];
@@ -102,36 +104,45 @@ static bool check_table(const struct walk *walk, const struct scheduler *schedul
 
 static bool follow(struct walk *walk, const float *start, struct error *error)
 {
+    const struct ops *ops = walk->golden->ops;
+    struct device *device = walk->golden->device;
     size_t bytes = (size_t)walk->elements * sizeof(float);
     float *x = malloc(bytes), *v = malloc(bytes);
+    float *sample = ops->alloc(device, bytes), *velocity = ops->alloc(device, bytes);
     float *passed = malloc(bytes * (size_t)walk->desc.steps);
     struct scheduler *scheduler = choose(walk, error);
     bool ok = scheduler != NULL;
-    if (ok && (!x || !v || !passed))
+    if (ok && (!x || !v || !passed || !sample || !velocity))
         ok = error_out_of_memory(error, walk->name, bytes);
     ok = ok && check_table(walk, scheduler, error);
-    if (ok)
+    if (ok) {
         memcpy(x, start, bytes);
+        ops->upload(device, sample, start, bytes);
+    }
     for (int32_t i = 0; ok && i < walk->desc.steps; i++) {
         double time = scheduler_timestep(scheduler, i);
         for (int64_t j = 0; j < walk->elements; j++)
             v[j] = (float)(0.7 * x[j] + 0.2 * sin(3.0 * x[j]) - 0.1 * time / 1000.0);
-        scheduler_advance(scheduler, i, v, x);
+        ops->upload(device, velocity, v, bytes);
+        scheduler_advance(scheduler, i, velocity, sample);
+        ops->download(device, x, sample, bytes);
         memcpy(passed + i * walk->elements, x, bytes);
     }
     ok = ok && golden_close(walk->name, passed, walk->states, walk->desc.steps * walk->elements,
                             STATE_TOLERANCE, error);
     scheduler_destroy(scheduler);
+    ops->free(device, velocity);
+    ops->free(device, sample);
     free(passed);
     free(v);
     free(x);
     return ok;
 }
 
-static bool run_one(const struct checkpoint *io, const char *tensor, const float *start,
-                    int64_t elements, struct error *error)
+static bool run_one(const struct golden *golden, const struct checkpoint *io, const char *tensor,
+                    const float *start, int64_t elements, struct error *error)
 {
-    struct walk walk = {0};
+    struct walk walk = {.golden = golden};
     bool ok = parse_name(&walk, tensor, error) && load(io, &walk, elements, error) &&
               follow(&walk, start, error);
     free(walk.sigmas);
@@ -157,7 +168,7 @@ bool golden_schedulers(const struct golden *golden, struct error *error)
         size_t length = strlen(name);
         if (length > 5 && strcmp(name + length - 5, "_traj") == 0) {
             walks++;
-            ok = run_one(io, name, start, elements, error);
+            ok = run_one(golden, io, name, start, elements, error);
         }
     }
     if (ok && walks == 0)

@@ -67,12 +67,41 @@ static bool plan(struct self_attention **out, const struct golden *golden,
     desc.head_dim = (int32_t)config->head_dim;
     desc.policy = DRAFTATTN_POLICY_DENSE;
     desc.order = DRAFTATTN_ORDER_BLOCK;
-    return self_attention_create(out, golden->context, &desc, error);
+    return self_attention_create(out, golden->context, &desc, (int32_t)config->layers, golden->ops,
+                                 golden->device, error);
 }
 
-static bool compare_sample(struct wan_transformer *transformer, struct self_attention *attention,
-                           const struct transformer_case *data, int64_t sample, int64_t stream,
-                           struct error *error)
+/* One forward pass with latents and velocity in host memory. */
+static bool forward(const struct golden *golden, struct wan_transformer *transformer,
+                    struct self_attention *attention, const struct transformer_case *data,
+                    int64_t sample, const struct wan_context *context, float *velocity,
+                    struct error *error)
+{
+    const struct ops *ops = golden->ops;
+    const int64_t positions = data->frames * data->height * data->width;
+    const int64_t values = data->channels_in * positions;
+    const size_t in = (size_t)values * sizeof(float);
+    const size_t out = (size_t)(data->channels_out * positions) * sizeof(float);
+    float *latents = ops->alloc(golden->device, in), *result = ops->alloc(golden->device, out);
+    bool ok = latents && result;
+    if (!ok)
+        error_out_of_memory(error, "a golden case", in + out);
+    if (ok)
+        ops->upload(golden->device, latents, data->hidden + sample * values, in);
+    ok = ok &&
+         wan_transformer_forward(transformer, latents, data->frames, data->height, data->width,
+                                 data->timestep[sample], context, attention, NULL, result, error);
+    if (ok)
+        ops->download(golden->device, velocity, result, out);
+    wan_transformer_forget(transformer);
+    ops->free(golden->device, latents);
+    ops->free(golden->device, result);
+    return ok;
+}
+
+static bool compare_sample(const struct golden *golden, struct wan_transformer *transformer,
+                           struct self_attention *attention, const struct transformer_case *data,
+                           int64_t sample, int64_t stream, struct error *error)
 {
     int64_t positions = data->frames * data->height * data->width;
     int64_t values = data->channels_out * positions;
@@ -87,9 +116,7 @@ static bool compare_sample(struct wan_transformer *transformer, struct self_atte
         wan_context_create(&context, transformer,
                            data->text + sample * data->text_rows * data->text_dim, data->text_rows,
                            data->text_rows, image, data->image_rows, error) &&
-        wan_transformer_forward(transformer, data->hidden + sample * data->channels_in * positions,
-                                data->frames, data->height, data->width, data->timestep[sample],
-                                context, attention, NULL, velocity, error) &&
+        forward(golden, transformer, attention, data, sample, context, velocity, error) &&
         (!block0 || golden_close("block 0", block0, data->block0 + sample * stream, stream,
                                  TOLERANCE, error)) &&
         golden_close("output", velocity, data->want + sample * values, values, TOLERANCE, error);
@@ -125,7 +152,7 @@ bool golden_wan_transformer(const struct golden *golden, struct error *error)
                                    NULL, error) &&
               plan(&attention, golden, &config, &data, error);
     for (int64_t i = 0; ok && i < data.batch; i++)
-        ok = compare_sample(transformer, attention, &data, i,
+        ok = compare_sample(golden, transformer, attention, &data, i,
                             self_attention_tokens(attention) * config.heads * config.head_dim,
                             error);
     self_attention_destroy(attention);

@@ -159,7 +159,7 @@ static void load_network(struct network *network, draftattn_context *context)
     draftattn_plan_desc desc = draftattn_plan_desc_default();
 
     network->ops = &ops_cpu;
-    must(network->ops->create(&network->device, 0, &error), &error);
+    must(network->ops->create(&network->device, &(struct device_desc){0}, &error), &error);
     must(model_folder_open(&folder, TEST_SOURCE_DIR "/samples/tiny-world/checkpoint", &error),
          &error);
     must(wan_transformer_config_read(&config, folder.transformer_config, &error), &error);
@@ -194,7 +194,9 @@ static void load_network(struct network *network, draftattn_context *context)
     desc.head_dim = HEAD_DIM;
     desc.policy = DRAFTATTN_POLICY_DENSE;
     desc.order = DRAFTATTN_ORDER_BLOCK;
-    must(self_attention_create(&network->attention, context, &desc, &error), &error);
+    must(self_attention_create(&network->attention, context, &desc, LAYERS, network->ops,
+                               network->device, &error),
+         &error);
 }
 
 static void free_network(struct network *network)

@@ -19,6 +19,7 @@ enum { HEADS = 2, HEAD_DIM = 64, WIDTH = HEADS * HEAD_DIM, TOKENS = 4 * 16 * 16 
 enum { STRIDE = 3 * WIDTH, BLOCKS = TOKENS / 128, STEPS = 4, LAYERS = 3, PASSES = 2 };
 
 struct fixture {
+    struct device *device;
     draftattn_context *context;
     draftattn_plan_desc desc;
     struct self_attention *attention;
@@ -44,7 +45,11 @@ static int setup(void **state)
     f->desc.probes = 64;
     f->desc.dense_steps = 0.25;
     f->desc.min_tokens = 1;
-    return draftattn_context_create(&f->context, NULL) == DRAFTATTN_SUCCESS ? 0 : -1;
+    struct error error = {0};
+    return ops_cpu.create(&f->device, &(struct device_desc){0}, &error) &&
+                   draftattn_context_create(&f->context, NULL) == DRAFTATTN_SUCCESS
+               ? 0
+               : -1;
 }
 
 static int teardown(void **state)
@@ -60,6 +65,7 @@ static int teardown(void **state)
     capture_destroy(f->capture);
     self_attention_destroy(f->attention);
     draftattn_context_destroy(f->context);
+    ops_cpu.destroy(f->device);
     free(f->qkv);
     free(f->o);
     free(f);
@@ -78,8 +84,8 @@ static void listen(void *user, const draftattn_step *step, const float *q, const
                    const float *v, int64_t qkv_stride, const float *o, int64_t o_stride)
 {
     struct fixture *f = user;
-    (void)v, (void)o, (void)o_stride;
-    capture_attention(f->capture, f->attention, step, q, k, qkv_stride);
+    (void)q, (void)k, (void)v, (void)qkv_stride, (void)o, (void)o_stride;
+    capture_attention(f->capture, f->attention, step);
 }
 
 /* All steps, passes and layers of a generation in their order. */
@@ -88,7 +94,8 @@ static void generate(struct fixture *f, const struct capture_place *places, int3
     struct error error = {0};
     const struct capture_desc desc = {STEPS, LAYERS, HEADS, PASSES, places, count};
     assert_true(capture_create(&f->capture, &desc, &error));
-    if (!self_attention_create(&f->attention, f->context, &f->desc, &error))
+    if (!self_attention_create(&f->attention, f->context, &f->desc, LAYERS, &ops_cpu, f->device,
+                               &error))
         fail_msg("%s", error.text);
     self_attention_set_tap(f->attention, listen, f);
     for (int32_t step = 0; step < STEPS; step++)

@@ -23,11 +23,11 @@ static void must(bool ok, const struct error *error)
         fail_msg("%s", error->text);
 }
 
-static void begin(struct setup *setup, const struct wan_transformer_config *config,
-                  const char *broken)
+static void begin_with(struct setup *setup, const struct wan_transformer_config *config,
+                       const char *broken, const char *sampler, int32_t steps)
 {
     struct error error = {0};
-    const struct scheduler_desc desc = {.sampler = "euler", .steps = STEPS, .flow_shift = 3.0};
+    const struct scheduler_desc desc = {.sampler = sampler, .steps = steps, .flow_shift = 3.0};
     float *text = wan_rule_input("input.ctx", 9 * 64);
     memset(setup, 0, sizeof *setup);
     wan_rule_begin(&setup->rule, config);
@@ -40,7 +40,8 @@ static void begin(struct setup *setup, const struct wan_transformer_config *conf
     must(wan_context_create(&setup->negative, setup->rule.transformer, text, 1, 512, NULL, 0,
                             &error),
          &error);
-    must(scheduler_create(&setup->scheduler, &desc, VALUES, &error), &error);
+    must(scheduler_create(&setup->scheduler, &desc, VALUES, &ops_cpu, setup->rule.device, &error),
+         &error);
     setup->noise = wan_rule_input("input.x", VALUES);
     setup->denoise = (struct denoise){.transformer = setup->rule.transformer,
                                       .prompt = setup->prompt,
@@ -49,8 +50,16 @@ static void begin(struct setup *setup, const struct wan_transformer_config *conf
                                       .attention = setup->rule.attention,
                                       .frames = FRAMES,
                                       .height = HEIGHT,
-                                      .width = WIDTH};
+                                      .width = WIDTH,
+                                      .ops = &ops_cpu,
+                                      .device = setup->rule.device};
     free(text);
+}
+
+static void begin(struct setup *setup, const struct wan_transformer_config *config,
+                  const char *broken)
+{
+    begin_with(setup, config, broken, "euler", STEPS);
 }
 
 static void end(struct setup *setup)
@@ -174,6 +183,123 @@ static void an_interruption_stops_at_once(void **state)
     }
 }
 
+/* ---- Saved and taken up again ---- */
+
+enum { LONG = 5 };
+
+struct saves {
+    int32_t wanted, calls, last; /* wanted: the step that is due; -1 = every one */
+    int count;
+    bool refuse;
+    float latents[VALUES], history[SCHEDULER_HISTORY_MAX][VALUES];
+};
+
+static bool is_due(void *user, int32_t steps_done)
+{
+    return ((struct saves *)user)->wanted == steps_done;
+}
+
+static bool take(void *user, int32_t steps_done, const float *latents, const float *const *history,
+                 int count, struct error *error)
+{
+    struct saves *saves = user;
+    saves->calls++;
+    saves->last = steps_done;
+    saves->count = count;
+    memcpy(saves->latents, latents, sizeof saves->latents);
+    for (int i = 0; i < count; i++)
+        memcpy(saves->history[i], history[i], sizeof saves->history[i]);
+    return saves->refuse ? error_set(error, "the disk is full") : true;
+}
+
+/* stop_at: the forward pass after which progress says no; -1 = none. */
+static bool run_saving(struct setup *setup, const char *sampler, struct saves *saves,
+                       int64_t stop_at, float *latents, struct error *error)
+{
+    struct counter counter = {.stop_at = stop_at};
+    const struct progress progress = {.step = count, .user = &counter};
+    begin_with(setup, &wan_small, NULL, sampler, LONG);
+    setup->denoise.negative = setup->negative;
+    if (saves) {
+        setup->denoise.saved = take;
+        setup->denoise.due = saves->wanted < 0 ? NULL : is_due;
+        setup->denoise.saved_user = saves;
+    }
+    memcpy(latents, setup->noise, VALUES * sizeof *latents);
+    return denoise_run(&setup->denoise, latents, &progress, error);
+}
+
+static void take_up(const struct saves *saves, const char *sampler, float *latents)
+{
+    struct error error = {0};
+    struct setup setup;
+    const float *const history[] = {saves->history[0], saves->history[1], saves->history[2]};
+    begin_with(&setup, &wan_small, NULL, sampler, LONG);
+    setup.denoise.negative = setup.negative;
+    setup.denoise.first_step = saves->last;
+    setup.denoise.history = history;
+    memcpy(latents, saves->latents, sizeof saves->latents);
+    must(denoise_run(&setup.denoise, latents, NULL, &error), &error);
+    end(&setup);
+}
+
+static void a_run_taken_up_gives_the_same_bits(void **state)
+{
+    (void)state;
+    static const char *const samplers[] = {"unipc", "dpm++", "euler"};
+    for (int i = 0; i < 3; i++)
+        for (int32_t step = 1; step < LONG; step += 2) {
+            struct error error = {0};
+            struct setup setup;
+            struct saves saves = {.wanted = step};
+            float whole[VALUES], rest[VALUES];
+            must(run_saving(&setup, samplers[i], &saves, -1, whole, &error), &error);
+            end(&setup);
+            assert_int_equal(saves.calls, 1);
+            assert_int_equal(saves.last, step);
+            take_up(&saves, samplers[i], rest);
+            assert_memory_equal(whole, rest, sizeof whole);
+        }
+}
+
+static void what_was_reached_is_saved_when_a_run_stops(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    struct setup setup;
+    struct saves saves = {.wanted = 100};
+    float whole[VALUES], rest[VALUES];
+    must(run_saving(&setup, "unipc", NULL, -1, whole, &error), &error);
+    end(&setup);
+    assert_false(run_saving(&setup, "unipc", &saves, 5, rest, &error)); /* amid the third step */
+    end(&setup);
+    assert_true(error.interrupted);
+    assert_int_equal(saves.calls, 1);
+    assert_int_equal(saves.last, 2);
+    take_up(&saves, "unipc", rest);
+    assert_memory_equal(whole, rest, sizeof whole);
+}
+
+static void nothing_is_saved_twice_or_before_the_first_step(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    struct setup setup;
+    struct saves saves = {.wanted = -1};
+    float latents[VALUES];
+    assert_false(run_saving(&setup, "euler", &saves, 1, latents, &error));
+    end(&setup);
+    assert_int_equal(saves.calls, 0);
+    assert_false(run_saving(&setup, "euler", &saves, 4, latents, &error));
+    end(&setup);
+    assert_int_equal(saves.calls, 1); /* after the first; the second had no time to be */
+    saves = (struct saves){.wanted = -1, .refuse = true};
+    assert_false(run_saving(&setup, "euler", &saves, -1, latents, &error));
+    end(&setup);
+    assert_non_null(strstr(error.text, "the disk is full"));
+    assert_int_equal(saves.calls, 1);
+}
+
 /* ---- Condition channels ---- */
 
 static void condition_channels_reach_the_network(void **state)
@@ -258,6 +384,9 @@ int main(void)
         cmocka_unit_test(guidance_by_the_prompt_itself_changes_nothing),
         cmocka_unit_test(progress_counts_forward_passes),
         cmocka_unit_test(an_interruption_stops_at_once),
+        cmocka_unit_test(a_run_taken_up_gives_the_same_bits),
+        cmocka_unit_test(what_was_reached_is_saved_when_a_run_stops),
+        cmocka_unit_test(nothing_is_saved_twice_or_before_the_first_step),
         cmocka_unit_test(condition_channels_reach_the_network),
         cmocka_unit_test(conditions_are_refused_where_none_fits),
         cmocka_unit_test(a_nan_is_reported_with_step_pass_and_layer),

@@ -23,7 +23,9 @@ static int setup(void **state)
 {
     struct fixture *fixture = calloc(1, sizeof(*fixture));
     *state = fixture;
-    return fixture && ops_cpu.create(&fixture->device, 0, &fixture->error) ? 0 : -1;
+    return fixture && ops_cpu.create(&fixture->device, &(struct device_desc){0}, &fixture->error)
+               ? 0
+               : -1;
 }
 
 static int teardown(void **state)
@@ -72,8 +74,9 @@ static void check_linear(struct fixture *fixture, int64_t in, int64_t out, bool 
 {
     float *weight = numbers(in * out, 1), *bias = numbers(out, 2);
     struct linear *linear = NULL;
-    assert_true(ops_cpu.linear_create(fixture->device, &linear, weight, has_bias ? bias : NULL, in,
-                                      out, &fixture->error));
+    const struct linear_desc desc = {
+        .in = in, .out = out, .bias = has_bias, .weight = weight, .bias_values = bias};
+    assert_true(ops_cpu.linear_create(fixture->device, &linear, &desc, &fixture->error));
     for (int r = 0; r < row_count; r++) {
         const enum activation activation = (enum activation)(r % 4);
         float *x = numbers(rows[r] * in, 3 + (uint32_t)r);
@@ -86,7 +89,8 @@ static void check_linear(struct fixture *fixture, int64_t in, int64_t out, bool 
                     sum += (double)x[i * in + k] * weight[o * in + k];
                 want[i * out + o] = activated(sum, activation);
             }
-        if (!ops_cpu.linear(fixture->device, linear, x, y, rows[r], activation, &fixture->error))
+        if (!ops_cpu.linear(fixture->device, linear, x, ELEMENT_F32, y, ELEMENT_F32, rows[r],
+                            activation, &fixture->error))
             fail_msg("%s", fixture->error.text);
         assert_near(y, want, rows[r] * out, 2e-5);
         free(x);
@@ -114,14 +118,55 @@ static void test_linear_without_rows(void **state)
     struct fixture *fixture = *state;
     const float weight[2] = {1, 2};
     struct linear *linear = NULL;
-    assert_true(
-        ops_cpu.linear_create(fixture->device, &linear, weight, NULL, 2, 1, &fixture->error));
+    const struct linear_desc desc = {.in = 2, .out = 1, .weight = weight};
+    assert_true(ops_cpu.linear_create(fixture->device, &linear, &desc, &fixture->error));
     float y = 5;
-    assert_true(
-        ops_cpu.linear(fixture->device, linear, weight, &y, 0, ACTIVATION_NONE, &fixture->error));
+    assert_true(ops_cpu.linear(fixture->device, linear, weight, ELEMENT_F32, &y, ELEMENT_F32, 0,
+                               ACTIVATION_NONE, &fixture->error));
     assert_true(y == 5);
     ops_cpu.linear_destroy(fixture->device, linear);
     ops_cpu.linear_destroy(fixture->device, NULL);
+}
+
+/* y = x W^T of the unit matrix is the weight. */
+static float *random_weight(struct device *device, uint64_t seed, int64_t in, int64_t out)
+{
+    struct error error = {0};
+    struct linear *linear = NULL;
+    const struct linear_desc desc = {.in = in, .out = out, .bias = true, .seed = seed};
+    float *unit = calloc((size_t)(in * in), sizeof *unit);
+    float *weight = malloc((size_t)(in * out) * sizeof *weight);
+    for (int64_t i = 0; i < in; i++)
+        unit[i * in + i] = 1.0f;
+    assert_true(ops_cpu.linear_create(device, &linear, &desc, &error));
+    assert_true(ops_cpu.linear(device, linear, unit, ELEMENT_F32, weight, ELEMENT_F32, in,
+                               ACTIVATION_NONE, &error));
+    ops_cpu.linear_destroy(device, linear);
+    free(unit);
+    return weight;
+}
+
+static void test_random_weights(void **state)
+{
+    struct fixture *fixture = *state;
+    enum { IN = 300, OUT = 200, COUNT = IN * OUT };
+    float *one = random_weight(fixture->device, 1, IN, OUT);
+    float *same = random_weight(fixture->device, 1, IN, OUT);
+    float *other = random_weight(fixture->device, 2, IN, OUT);
+    double sum = 0, squares = 0, product = 0, largest = 0;
+    for (int i = 0; i < COUNT; i++) {
+        sum += one[i];
+        squares += (double)one[i] * one[i];
+        product += (double)one[i] * other[i];
+        largest = fmax(largest, fabs(one[i]));
+    }
+    /* Four standard deviations of these estimates. */
+    assert_true(fabs(sum / COUNT) < 4 * sqrt(1.0 / IN / COUNT));
+    assert_true(fabs(squares / COUNT * IN - 1) < 4 * sqrt(0.8 / COUNT));
+    assert_true(fabs(product / COUNT * IN) < 4 * sqrt(1.0 / COUNT));
+    assert_true(largest <= sqrt(3.0 / IN) * (1 + 1e-6) && largest > 0.999 * sqrt(3.0 / IN));
+    assert_memory_equal(one, same, COUNT * sizeof *one);
+    free(one), free(same), free(other);
 }
 
 struct size {
@@ -259,6 +304,7 @@ static void test_threads_do_not_matter(void **state)
     enum { ROWS = 300, IN = 256, OUT = 160, SIDE = 20, CHANNELS = 16 };
     const struct conv_desc d = cube(CHANNELS, CHANNELS, 3, 3);
     float *weight = numbers(IN * OUT, 1), *x = numbers(ROWS * IN, 2);
+    const struct linear_desc desc = {.in = IN, .out = OUT, .weight = weight};
     float *y[2], *z[2];
     for (int i = 0; i < 2; i++) {
         struct device *device = NULL;
@@ -267,10 +313,11 @@ static void test_threads_do_not_matter(void **state)
         struct error error;
         y[i] = calloc(ROWS * OUT, sizeof(float));
         z[i] = calloc(2 * SIDE * SIDE * CHANNELS, sizeof(float));
-        assert_true(ops_cpu.create(&device, 1 + i, &error));
-        assert_true(ops_cpu.linear_create(device, &linear, weight, NULL, IN, OUT, &error));
+        assert_true(ops_cpu.create(&device, &(struct device_desc){.threads = 1 + i}, &error));
+        assert_true(ops_cpu.linear_create(device, &linear, &desc, &error));
         assert_true(ops_cpu.conv_create(device, &conv, &d, weight, NULL, &error));
-        assert_true(ops_cpu.linear(device, linear, x, y[i], ROWS, ACTIVATION_SILU, &error));
+        assert_true(ops_cpu.linear(device, linear, x, ELEMENT_F32, y[i], ELEMENT_F32, ROWS,
+                                   ACTIVATION_SILU, &error));
         assert_true(ops_cpu.conv(device, conv, x, 4, SIDE, SIDE, NULL, z[i], &error));
         ops_cpu.linear_destroy(device, linear);
         ops_cpu.conv_destroy(device, conv);
@@ -291,6 +338,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear),
         cmocka_unit_test(test_linear_without_rows),
+        cmocka_unit_test(test_random_weights),
         cmocka_unit_test(test_conv),
         cmocka_unit_test(test_conv_that_shrinks),
         cmocka_unit_test(test_more_shapes_than_are_kept),

@@ -21,7 +21,7 @@ static int make_device(void **state)
 {
     (void)state;
     struct error error = {0};
-    return ops_cpu.create(&device, 2, &error) ? 0 : -1;
+    return ops_cpu.create(&device, &(struct device_desc){.threads = 2}, &error) ? 0 : -1;
 }
 
 static int drop_device(void **state)
@@ -70,42 +70,60 @@ static void negative_threads_are_refused(void **state)
     (void)state;
     struct error error = {0};
     struct device *none = (struct device *)&error;
-    assert_false(ops_cpu.create(&none, -3, &error));
+    assert_false(ops_cpu.create(&none, &(struct device_desc){.threads = -3}, &error));
     assert_null(none);
     assert_non_null(strstr(error.text, "-3"));
 }
 
+static void other_activations_are_refused(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    struct device *none = (struct device *)&error;
+    assert_false(ops_cpu.create(&none, &(struct device_desc){.activations = ELEMENT_BF16}, &error));
+    assert_null(none);
+    assert_non_null(strstr(error.text, "float32"));
+    assert_int_equal(ops_cpu.activations(device), ELEMENT_F32);
+}
+
 /* ---- Norms ---- */
 
-static void check_layer_norm(int64_t rows, int64_t features, bool affine, bool modulated)
+/* y = LN(x) * weight + bias, then * (1 + scale) + shift; any of them may be NULL. */
+static void norm_definition(const float *x, double *y, int64_t features, const float *weight,
+                            const float *bias, const float *scale, const float *shift)
+{
+    double mean = 0.0, variance = 0.0;
+    for (int64_t i = 0; i < features; i++)
+        mean += x[i] / (double)features;
+    for (int64_t i = 0; i < features; i++)
+        variance += (x[i] - mean) * (x[i] - mean) / (double)features;
+    for (int64_t i = 0; i < features; i++) {
+        y[i] = (x[i] - mean) / sqrt(variance + 1e-6);
+        y[i] = y[i] * (weight ? weight[i] : 1.0) + (bias ? bias[i] : 0.0);
+        y[i] = y[i] * (1.0 + (scale ? scale[i] : 0.0)) + (shift ? shift[i] : 0.0);
+    }
+}
+
+static void check_layer_norm(int64_t rows, int64_t features, bool affine)
 {
     float *x = numbers(rows * features, 1), *y = numbers(rows * features, 2);
     float *weight = numbers(features, 3), *bias = numbers(features, 4);
-    float *scale = numbers(features, 5), *shift = numbers(features, 6);
+    double *want = malloc((size_t)features * sizeof *want);
+    assert_non_null(want);
     for (int64_t i = 0; i < rows * features; i++)
         x[i] += 30.0f; /* a mean far from zero: naive variances lose digits */
     ops_cpu.layer_norm(device, x, y, rows, features, 1e-6f, affine ? weight : NULL,
-                       affine ? bias : NULL, modulated ? scale : NULL, modulated ? shift : NULL);
+                       affine ? bias : NULL);
     for (int64_t row = 0; row < rows; row++) {
-        const float *in = x + row * features;
-        double mean = 0.0, variance = 0.0;
+        norm_definition(x + row * features, want, features, affine ? weight : NULL,
+                        affine ? bias : NULL, NULL, NULL);
         for (int64_t i = 0; i < features; i++)
-            mean += in[i] / (double)features;
-        for (int64_t i = 0; i < features; i++)
-            variance += (in[i] - mean) * (in[i] - mean) / (double)features;
-        for (int64_t i = 0; i < features; i++) {
-            double want = (in[i] - mean) / sqrt(variance + 1e-6);
-            if (affine)
-                want = want * weight[i] + bias[i];
-            if (modulated)
-                want = want * (1.0 + scale[i]) + shift[i];
-            assert_near(y[row * features + i], want, 3e-5);
-        }
+            assert_near(y[row * features + i], want[i], 3e-5);
     }
     ops_cpu.layer_norm(device, x, x, rows, features, 1e-6f, affine ? weight : NULL,
-                       affine ? bias : NULL, modulated ? scale : NULL, modulated ? shift : NULL);
+                       affine ? bias : NULL);
     assert_memory_equal(x, y, (size_t)(rows * features) * sizeof *x);
-    free(x), free(y), free(weight), free(bias), free(scale), free(shift);
+    free(x), free(y), free(weight), free(bias), free(want);
 }
 
 static void layer_norm_is_its_definition(void **state)
@@ -113,52 +131,228 @@ static void layer_norm_is_its_definition(void **state)
     (void)state;
     static const int64_t features[] = {2, 17, 64, 259, 1536};
     for (size_t i = 0; i < sizeof features / sizeof features[0]; i++)
-        for (int options = 0; options < 4; options++)
-            check_layer_norm(5, features[i], options & 1, options & 2);
+        for (int affine = 0; affine < 2; affine++)
+            check_layer_norm(5, features[i], affine);
 }
 
-static void rms_norm_keeps_to_its_strides(void **state)
+/* options: 1 add, 2 gate, 4 weight and bias, 8 scale and shift, 16 no norm, 32 y is add */
+static void check_residual(int64_t rows, int64_t features, int options)
+{
+    const int64_t count = rows * features;
+    float *x = numbers(count, 1), *before = numbers(count, 1), *add = numbers(count, 2);
+    float *sum = numbers(count, 2), *y = numbers(count, 3), *small[5];
+    double *want = malloc((size_t)features * sizeof *want);
+    assert_non_null(want);
+    for (int i = 0; i < 5; i++)
+        small[i] = numbers(features, 4 + (uint32_t)i);
+    const struct ops_residual r = {.x = x,
+                                   .add = options & 1 ? add : NULL,
+                                   .gate = options & 2 ? small[0] : NULL,
+                                   .y = options & 16   ? NULL
+                                        : options & 32 ? add
+                                                       : y,
+                                   .weight = options & 4 ? small[1] : NULL,
+                                   .bias = options & 4 ? small[2] : NULL,
+                                   .scale = options & 8 ? small[3] : NULL,
+                                   .shift = options & 8 ? small[4] : NULL,
+                                   .rows = rows,
+                                   .features = features,
+                                   .eps = 1e-6f};
+    ops_cpu.residual(device, &r);
+    for (int64_t row = 0; row < rows; row++) {
+        const float *got = x + row * features;
+        for (int64_t i = 0; i < features; i++) {
+            double gate = options & 2 ? small[0][i] : 1.0;
+            double moved = options & 1 ? sum[row * features + i] * gate : 0.0;
+            assert_near(got[i], before[row * features + i] + moved, 1e-6);
+        }
+        norm_definition(got, want, features, r.weight, r.bias, r.scale, r.shift);
+        for (int64_t i = 0; r.y && i < features; i++)
+            assert_near(((const float *)r.y)[row * features + i], want[i], 3e-5);
+    }
+    for (int i = 0; i < 5; i++)
+        free(small[i]);
+    free(x), free(before), free(add), free(sum), free(y), free(want);
+}
+
+static void residual_is_its_parts(void **state)
 {
     (void)state;
-    const int64_t rows = 7, features = 131, x_stride = 400, y_stride = 140;
-    float *x = numbers(rows * x_stride, 1), *y = numbers(rows * y_stride, 2);
-    float *before = numbers(rows * y_stride, 2), *weight = numbers(features, 3);
-    ops_cpu.rms_norm(device, x, x_stride, y, y_stride, rows, features, 1e-6f, weight);
+    static const int64_t features[] = {2, 17, 259, 1536};
+    for (size_t i = 0; i < sizeof features / sizeof features[0]; i++)
+        for (int options = 0; options < 64; options++)
+            check_residual(5, features[i], options);
+}
+
+static void rms_norm_is_its_definition(void **state)
+{
+    (void)state;
+    const int64_t rows = 7, features = 131;
+    float *x = numbers(rows * features, 1), *y = numbers(rows * features, 2);
+    float *weight = numbers(features, 3);
+    ops_cpu.rms_norm(device, x, y, rows, features, 1e-6f, weight);
     for (int64_t row = 0; row < rows; row++) {
+        const float *in = x + row * features;
         double square = 0.0;
         for (int64_t i = 0; i < features; i++)
-            square += (double)x[row * x_stride + i] * x[row * x_stride + i] / (double)features;
+            square += (double)in[i] * in[i] / (double)features;
         for (int64_t i = 0; i < features; i++)
-            assert_near(y[row * y_stride + i],
-                        x[row * x_stride + i] / sqrt(square + 1e-6) * weight[i], 5e-6);
-        for (int64_t i = features; i < y_stride; i++)
-            assert_true(y[row * y_stride + i] == before[row * y_stride + i]);
+            assert_near(y[row * features + i], in[i] / sqrt(square + 1e-6) * weight[i], 5e-6);
     }
-    free(x), free(y), free(before), free(weight);
+    ops_cpu.rms_norm(device, x, x, rows, features, 1e-6f, weight);
+    assert_memory_equal(x, y, (size_t)(rows * features) * sizeof *x);
+    free(x), free(y), free(weight);
 }
 
-static void rope_turns_pairs_of_every_head(void **state)
+/* Rows of a wider array: what lies beside them stays. */
+static void check_norm_rope(bool rotate)
 {
-    (void)state;
     const int64_t rows = 5, stride = 300;
-    const int32_t heads = 3, head_dim = 64;
+    enum { HEADS = 3, HEAD_DIM = 64, FEATURES = HEADS * HEAD_DIM };
     float *x = numbers(rows * stride, 1), *before = numbers(rows * stride, 1);
-    float *angle = numbers(rows * head_dim / 2, 2);
-    float *cosine = numbers(rows * head_dim / 2, 2), *sine = numbers(rows * head_dim / 2, 2);
-    for (int64_t i = 0; i < rows * head_dim / 2; i++) {
+    float *weight = numbers(FEATURES, 3), *angle = numbers(rows * HEAD_DIM / 2, 2);
+    float *cosine = numbers(rows * HEAD_DIM / 2, 2), *sine = numbers(rows * HEAD_DIM / 2, 2);
+    for (int64_t i = 0; i < rows * HEAD_DIM / 2; i++) {
         cosine[i] = (float)cos(angle[i]);
         sine[i] = (float)sin(angle[i]);
     }
-    ops_cpu.rope(device, x, stride, rows, heads, head_dim, cosine, sine);
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t i = 0; i < stride; i += 2) {
-            const float *in = before + row * stride + i, *out = x + row * stride + i;
-            bool inside = i < heads * head_dim;
-            double turn = inside ? angle[row * head_dim / 2 + i % head_dim / 2] : 0.0;
-            assert_near(out[0], in[0] * cos(turn) - in[1] * sin(turn), 1e-6);
-            assert_near(out[1], in[0] * sin(turn) + in[1] * cos(turn), 1e-6);
+    const struct ops_norm_rope norm = {.x = x,
+                                       .stride = stride,
+                                       .rows = rows,
+                                       .heads = HEADS,
+                                       .head_dim = HEAD_DIM,
+                                       .eps = 1e-6f,
+                                       .weight = weight,
+                                       .cosine = rotate ? cosine : NULL,
+                                       .sine = rotate ? sine : NULL};
+    ops_cpu.norm_rope(device, &norm);
+    for (int64_t row = 0; row < rows; row++) {
+        const float *in = before + row * stride, *out = x + row * stride;
+        double square = 0.0;
+        for (int64_t i = 0; i < FEATURES; i++)
+            square += (double)in[i] * in[i] / FEATURES;
+        for (int64_t i = 0; i < FEATURES; i += 2) {
+            double turn = rotate ? angle[row * HEAD_DIM / 2 + i % HEAD_DIM / 2] : 0.0;
+            double a = in[i] / sqrt(square + 1e-6) * weight[i];
+            double b = in[i + 1] / sqrt(square + 1e-6) * weight[i + 1];
+            assert_near(out[i], a * cos(turn) - b * sin(turn), 5e-6);
+            assert_near(out[i + 1], a * sin(turn) + b * cos(turn), 5e-6);
         }
-    free(x), free(before), free(angle), free(cosine), free(sine);
+        assert_memory_equal(out + FEATURES, in + FEATURES, (size_t)(stride - FEATURES) * sizeof *x);
+    }
+    free(x), free(before), free(angle), free(cosine), free(sine), free(weight);
+}
+
+static void norm_rope_is_its_definition(void **state)
+{
+    (void)state;
+    check_norm_rope(true);
+    check_norm_rope(false);
+}
+
+/* The lowest place, and of it the lowest row, whichever operation came first. */
+static void watched_names_place_and_row(void **state)
+{
+    (void)state;
+    enum { ROWS = 40, FEATURES = 64 };
+    float *x = numbers(ROWS * FEATURES, 1), *weight = numbers(FEATURES, 2);
+    int32_t place;
+    int64_t row;
+    const struct ops_residual stream = {.x = x, .rows = ROWS, .features = FEATURES};
+    const struct ops_norm_rope keys = {.x = x,
+                                       .stride = FEATURES,
+                                       .rows = ROWS,
+                                       .heads = 1,
+                                       .head_dim = FEATURES,
+                                       .eps = 1e-6f,
+                                       .weight = weight};
+    ops_cpu.watch(device, 3);
+    ops_cpu.residual(device, &stream);
+    ops_cpu.norm_rope(device, &keys);
+    assert_false(ops_cpu.watched(device, &place, &row));
+
+    ops_cpu.watch(device, 7);
+    x[31 * FEATURES + 5] = INFINITY;
+    ops_cpu.residual(device, &stream);
+    x[12 * FEATURES] = NAN;
+    ops_cpu.norm_rope(device, &keys);
+    assert_true(ops_cpu.watched(device, &place, &row));
+    assert_true(place == 7 && row == 12);
+    assert_false(ops_cpu.watched(device, &place, &row));
+
+    ops_cpu.watch(device, 5);
+    x[20 * FEATURES] = -INFINITY;
+    ops_cpu.norm_rope(device, &keys);
+    ops_cpu.watch(device, 6);
+    ops_cpu.residual(device, &stream);
+    assert_true(ops_cpu.watched(device, &place, &row));
+    assert_true(place == 5 && row == 12);
+    free(x), free(weight);
+}
+
+static void what_a_norm_weight_breaks_is_seen(void **state)
+{
+    (void)state;
+    enum { ROWS = 3, FEATURES = 32 };
+    float *x = numbers(ROWS * FEATURES, 1), *weight = numbers(FEATURES, 2);
+    int32_t place;
+    int64_t row;
+    weight[9] = NAN;
+    const struct ops_norm_rope keys = {.x = x,
+                                       .stride = FEATURES,
+                                       .rows = ROWS,
+                                       .heads = 1,
+                                       .head_dim = FEATURES,
+                                       .eps = 1e-6f,
+                                       .weight = weight};
+    ops_cpu.watch(device, 1);
+    ops_cpu.norm_rope(device, &keys);
+    assert_true(ops_cpu.watched(device, &place, &row));
+    assert_true(place == 1 && row == 0);
+    free(x), free(weight);
+}
+
+/* ---- Patches ---- */
+
+enum { CHANNELS = 3, PT = 2, PH = 2, PW = 3, GF = 2, GH = 3, GW = 4, TOKENS = GF * GH * GW };
+enum { PATCH = PT * PH * PW, LATENTS = CHANNELS * TOKENS * PATCH };
+
+/* Index of a latent by the token's raster index and the place in its patch. */
+static int64_t latent_at(int64_t raster, int64_t c, int64_t dt, int64_t dy, int64_t dx)
+{
+    int64_t t = raster / (GH * GW) * PT + dt, y = raster / GW % GH * PH + dy;
+    return ((c * GF * PT + t) * GH * PH + y) * GW * PW + raster % GW * PW + dx;
+}
+
+static void patches_are_cut_and_joined(void **state)
+{
+    (void)state;
+    int64_t order[TOKENS];
+    float *latents = numbers(LATENTS, 1), *rows = numbers(LATENTS, 2), *back = numbers(LATENTS, 3);
+    for (int64_t i = 0; i < TOKENS; i++)
+        order[i] = i * 7 % TOKENS;
+    const struct ops_patches p = {.order = order,
+                                  .channels = CHANNELS,
+                                  .frames = GF,
+                                  .height = GH,
+                                  .width = GW,
+                                  .patch = {PT, PH, PW}};
+    ops_cpu.cut_patches(device, &p, latents, rows, ELEMENT_F32);
+    const float *at = rows;
+    for (int64_t i = 0; i < TOKENS; i++) /* the channel slowest */
+        for (int64_t c = 0; c < CHANNELS; c++)
+            for (int64_t inside = 0; inside < PATCH; inside++)
+                assert_true(*at++ == latents[latent_at(order[i], c, inside / (PH * PW),
+                                                       inside / PW % PH, inside % PW)]);
+    float *turned = numbers(LATENTS, 4);
+    for (int64_t i = 0; i < TOKENS; i++) /* the channel fastest */
+        for (int64_t c = 0; c < CHANNELS; c++)
+            for (int64_t inside = 0; inside < PATCH; inside++)
+                turned[(i * PATCH + inside) * CHANNELS + c] =
+                    rows[(i * CHANNELS + c) * PATCH + inside];
+    ops_cpu.join_patches(device, &p, turned, back);
+    assert_memory_equal(back, latents, LATENTS * sizeof *back);
+    free(latents), free(rows), free(back), free(turned);
 }
 
 /* ---- Activations ---- */
@@ -212,9 +406,8 @@ static void activations_keep_nan(void **state)
 static void sums_are_their_definitions(void **state)
 {
     (void)state;
-    const int64_t rows = 31, features = 333, count = rows * features;
-    float *x = numbers(count, 1), *y = numbers(count, 2), *gate = numbers(features, 3);
-    float *z = numbers(count, 1);
+    const int64_t count = 10323;
+    float *x = numbers(count, 1), *y = numbers(count, 2), *z = numbers(count, 1);
     ops_cpu.add(device, z, y, count);
     for (int64_t i = 0; i < count; i++)
         assert_true(z[i] == x[i] + y[i]);
@@ -223,34 +416,27 @@ static void sums_are_their_definitions(void **state)
     for (int64_t i = 0; i < count; i++)
         assert_true(z[i] == x[i] * y[i]);
     memcpy(z, x, (size_t)count * sizeof *z);
-    ops_cpu.add_gated(device, z, y, gate, rows, features);
-    for (int64_t i = 0; i < count; i++)
-        assert_near(z[i], x[i] + (double)y[i] * gate[i % features], 1e-6);
-    memcpy(z, x, (size_t)count * sizeof *z);
     ops_cpu.combine(device, z, -1.5f, z, 0.25f, y, count);
     for (int64_t i = 0; i < count; i++)
         assert_near(z[i], -1.5 * x[i] + 0.25 * y[i], 1e-6);
     ops_cpu.combine(device, z, 2.0f, x, 0.0f, NULL, count);
     for (int64_t i = 0; i < count; i++)
         assert_true(z[i] == 2.0f * x[i]);
-    free(x), free(y), free(z), free(gate);
+    free(x), free(y), free(z);
 }
 
-static void scatter_undoes_gather(void **state)
+static void scattered_rows_lie_at_their_index(void **state)
 {
     (void)state;
     const int64_t rows = 101, features = 9;
     int64_t index[101];
     float *x = numbers(rows * features, 1), *y = numbers(rows * features, 2);
-    float *z = numbers(rows * features, 3);
     for (int64_t i = 0; i < rows; i++)
         index[i] = i * 37 % rows;
-    ops_cpu.gather_rows(device, x, index, y, rows, features);
+    ops_cpu.scatter_rows(device, x, index, y, rows, features);
     for (int64_t i = 0; i < rows; i++)
-        assert_memory_equal(y + i * features, x + index[i] * features, features * sizeof *x);
-    ops_cpu.scatter_rows(device, y, index, z, rows, features);
-    assert_memory_equal(z, x, (size_t)(rows * features) * sizeof *x);
-    free(x), free(y), free(z);
+        assert_memory_equal(y + index[i] * features, x + i * features, features * sizeof *x);
+    free(x), free(y);
 }
 
 static void first_not_finite_finds_the_first(void **state)
@@ -274,7 +460,9 @@ static void first_not_finite_finds_the_first(void **state)
 /* The definition, one query of one head; out [head_dim]. */
 static void attend_one(const struct ops_attention *a, int64_t head, int64_t query, double *out)
 {
-    const float *q = a->q + query * a->q_stride + head * a->head_dim;
+    const float *q = (const float *)a->q + query * a->q_stride + head * a->head_dim;
+    const float *k = (const float *)a->k + head * a->head_dim;
+    const float *v = (const float *)a->v + head * a->head_dim;
     double sum = 0.0, top = -INFINITY, *weight = malloc((size_t)a->k_rows * sizeof *weight);
     assert_non_null(weight);
     for (int64_t j = 0; j < a->k_rows; j++) {
@@ -282,7 +470,7 @@ static void attend_one(const struct ops_attention *a, int64_t head, int64_t quer
         if (a->bias)
             weight[j] += a->bias[head * (a->q_rows + a->k_rows - 1) + j - query + a->q_rows - 1];
         for (int32_t d = 0; d < a->head_dim; d++)
-            weight[j] += (double)a->scale * q[d] * a->k[j * a->k_stride + head * a->head_dim + d];
+            weight[j] += (double)a->scale * q[d] * k[j * a->k_stride + d];
         top = weight[j] > top ? weight[j] : top;
     }
     memset(out, 0, (size_t)a->head_dim * sizeof *out);
@@ -290,7 +478,7 @@ static void attend_one(const struct ops_attention *a, int64_t head, int64_t quer
         double w = exp(weight[j] - top);
         sum += w;
         for (int32_t d = 0; d < a->head_dim; d++)
-            out[d] += w * a->v[j * a->v_stride + head * a->head_dim + d];
+            out[d] += w * v[j * a->v_stride + d];
     }
     for (int32_t d = 0; d < a->head_dim; d++)
         out[d] /= sum;
@@ -444,7 +632,7 @@ static void threads_do_not_change_results(void **state)
     for (int i = 0; i < 2; i++) {
         struct error error = {0};
         struct device *own;
-        assert_true(ops_cpu.create(&own, 1 + i, &error));
+        assert_true(ops_cpu.create(&own, &(struct device_desc){.threads = 1 + i}, &error));
         out[i] = numbers(2 * ALL, 3);
         struct ops_attention a = {.q = x, .k = x, .v = x, .o = out[i]};
         a.q_stride = a.k_stride = a.v_stride = a.o_stride = DIM * HEADS;
@@ -453,8 +641,7 @@ static void threads_do_not_change_results(void **state)
         a.head_dim = DIM;
         a.scale = 0.125f;
         assert_true(ops_cpu.attention(own, &a, &error));
-        ops_cpu.rms_norm(own, x, DIM * HEADS, out[i] + ALL, DIM * HEADS, ROWS, DIM * HEADS, 1e-6f,
-                         weight);
+        ops_cpu.rms_norm(own, x, out[i] + ALL, ROWS, DIM * HEADS, 1e-6f, weight);
         ops_cpu.destroy(own);
     }
     assert_memory_equal(out[0], out[1], 2 * ALL * sizeof *out[0]);
@@ -466,13 +653,18 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory_is_aligned),
         cmocka_unit_test(negative_threads_are_refused),
+        cmocka_unit_test(other_activations_are_refused),
         cmocka_unit_test(layer_norm_is_its_definition),
-        cmocka_unit_test(rms_norm_keeps_to_its_strides),
-        cmocka_unit_test(rope_turns_pairs_of_every_head),
+        cmocka_unit_test(residual_is_its_parts),
+        cmocka_unit_test(rms_norm_is_its_definition),
+        cmocka_unit_test(norm_rope_is_its_definition),
+        cmocka_unit_test(watched_names_place_and_row),
+        cmocka_unit_test(what_a_norm_weight_breaks_is_seen),
+        cmocka_unit_test(patches_are_cut_and_joined),
         cmocka_unit_test(activations_are_accurate_everywhere),
         cmocka_unit_test(activations_keep_nan),
         cmocka_unit_test(sums_are_their_definitions),
-        cmocka_unit_test(scatter_undoes_gather),
+        cmocka_unit_test(scattered_rows_lie_at_their_index),
         cmocka_unit_test(first_not_finite_finds_the_first),
         cmocka_unit_test(attention_is_its_definition),
         cmocka_unit_test(a_biased_key_stands_for_equal_keys),

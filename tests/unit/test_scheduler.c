@@ -13,13 +13,29 @@
 
 #include <cmocka.h>
 
+static struct device *device;
+
+static int make_device(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    return ops_cpu.create(&device, &(struct device_desc){0}, &error) ? 0 : -1;
+}
+
+static int drop_device(void **state)
+{
+    (void)state;
+    ops_cpu.destroy(device);
+    return 0;
+}
+
 static struct scheduler *make(const char *sampler, int32_t steps, double shift,
                               enum scheduler_table table, int64_t elements)
 {
     struct scheduler_desc desc = {sampler, steps, shift, table};
     struct scheduler *scheduler = NULL;
     struct error error = {0};
-    if (!scheduler_create(&scheduler, &desc, elements, &error))
+    if (!scheduler_create(&scheduler, &desc, elements, &ops_cpu, device, &error))
         fail_msg("%s", error.text);
     assert_int_equal(scheduler_steps(scheduler), steps);
     return scheduler;
@@ -220,11 +236,58 @@ static void straight_paths_arrive(void **state)
                     make(names[i], steps[k], 8, (enum scheduler_table)table, 1);
                 double first = scheduler_sigma(scheduler, 0), goal = 0.375, noise = -1.25;
                 float x = (float)((1 - first) * goal + first * noise), v = (float)(noise - goal);
-                for (int32_t step = 0; step < steps[k]; step++)
-                    scheduler_advance(scheduler, step, &v, &x);
+                for (int32_t step = 0; step < steps[k]; step++) {
+                    float velocity = v; /* is used up */
+                    scheduler_advance(scheduler, step, &velocity, &x);
+                }
                 check_near(x, goal, 2e-5);
                 scheduler_destroy(scheduler);
             }
+}
+
+/* Interrupted after any step and taken up by another scheduler. */
+static void restored_history_gives_the_same_bits(void **state)
+{
+    (void)state;
+    enum { STEPS = 6, COUNT = 100 };
+    static const char *const names[] = {"unipc", "dpm++", "euler"};
+    static const int counts[] = {3, 1, 0};
+    for (int i = 0; i < 3; i++)
+        for (int32_t cut = 1; cut < STEPS; cut++) {
+            float x[2][COUNT], v[COUNT], kept[SCHEDULER_HISTORY_MAX][COUNT];
+            float *const to[] = {kept[0], kept[1], kept[2]};
+            const float *const from[] = {kept[0], kept[1], kept[2]};
+            for (int run = 0; run < 2; run++) {
+                struct scheduler *scheduler = make(names[i], STEPS, 3, WAN, COUNT);
+                assert_int_equal(scheduler_history_count(scheduler), counts[i]);
+                for (int j = 0; j < COUNT; j++)
+                    x[run][j] = sinf((float)j);
+                for (int32_t step = 0; step < STEPS; step++) {
+                    if (run == 1 && step == cut) {
+                        scheduler_history(scheduler, to);
+                        scheduler_destroy(scheduler);
+                        scheduler = make(names[i], STEPS, 3, WAN, COUNT);
+                        scheduler_restore(scheduler, from);
+                    }
+                    for (int j = 0; j < COUNT; j++)
+                        v[j] = 0.7f * x[run][j] + 0.2f * sinf(3.0f * x[run][j]);
+                    scheduler_advance(scheduler, step, v, x[run]);
+                }
+                scheduler_destroy(scheduler);
+            }
+            assert_memory_equal(x[0], x[1], sizeof x[0]);
+        }
+}
+
+static void timetables_need_no_device(void **state)
+{
+    (void)state;
+    const struct scheduler_desc desc = {"unipc", 10, 5, WAN};
+    struct scheduler *scheduler;
+    struct error error = {0};
+    assert_true(scheduler_create(&scheduler, &desc, 0, NULL, NULL, &error));
+    check_near(scheduler_sigma(scheduler, 9), 0.356888, 6e-7);
+    scheduler_destroy(scheduler);
 }
 
 static void sigmas_of_one_are_no_trap(void **state)
@@ -247,7 +310,7 @@ static void refuse(const char *sampler, int32_t steps, double shift, const char 
     struct scheduler_desc desc = {sampler, steps, shift, WAN};
     struct scheduler *scheduler;
     struct error error = {0};
-    assert_false(scheduler_create(&scheduler, &desc, 4, &error));
+    assert_false(scheduler_create(&scheduler, &desc, 4, &ops_cpu, device, &error));
     assert_null(scheduler);
     assert_true(error.usage);
     if (!strstr(error.text, words))
@@ -271,7 +334,7 @@ static void bad_settings_are_refused_in_words(void **state)
     refuse("dpm++", 10, 1e-60, "leaves no distance");
     struct scheduler_desc desc = {"unipc", 0, 5, WAN};
     struct scheduler *scheduler;
-    assert_false(scheduler_create(&scheduler, &desc, 4, NULL));
+    assert_false(scheduler_create(&scheduler, &desc, 4, &ops_cpu, device, NULL));
     scheduler_destroy(NULL);
 }
 
@@ -286,8 +349,10 @@ int main(void)
         cmocka_unit_test(traces_are_the_published_ones),
         cmocka_unit_test(one_step_gives_x0),
         cmocka_unit_test(straight_paths_arrive),
+        cmocka_unit_test(restored_history_gives_the_same_bits),
+        cmocka_unit_test(timetables_need_no_device),
         cmocka_unit_test(sigmas_of_one_are_no_trap),
         cmocka_unit_test(bad_settings_are_refused_in_words),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_device, drop_device);
 }

@@ -16,20 +16,26 @@
 #include <string.h>
 
 enum { HEADS = 2, HEAD_DIM = 64, WIDTH = HEADS * HEAD_DIM, TOKENS = 4 * 16 * 16 };
-enum { STRIDE = 3 * WIDTH };
+enum { STRIDE = 3 * WIDTH, LAYERS = 2 };
 
 static draftattn_context *context;
+static struct device *device;
 
 static int make_context(void **state)
 {
     (void)state;
-    return draftattn_context_create(&context, NULL) == DRAFTATTN_SUCCESS ? 0 : -1;
+    struct error error = {0};
+    return ops_cpu.create(&device, &(struct device_desc){0}, &error) &&
+                   draftattn_context_create(&context, NULL) == DRAFTATTN_SUCCESS
+               ? 0
+               : -1;
 }
 
 static int drop_context(void **state)
 {
     (void)state;
     draftattn_context_destroy(context);
+    ops_cpu.destroy(device);
     return 0;
 }
 
@@ -65,6 +71,12 @@ static void must(bool ok, const struct error *error)
         fail_msg("%s", error->text);
 }
 
+static bool create(struct self_attention **out, const draftattn_plan_desc *desc,
+                   struct error *error)
+{
+    return self_attention_create(out, context, desc, LAYERS, &ops_cpu, device, error);
+}
+
 static void order_is_a_permutation(void **state)
 {
     (void)state;
@@ -72,7 +84,7 @@ static void order_is_a_permutation(void **state)
     struct self_attention *attention;
     draftattn_plan_desc desc = description();
     bool seen[TOKENS] = {0};
-    must(self_attention_create(&attention, context, &desc, &error), &error);
+    must(create(&attention, &desc, &error), &error);
     assert_int_equal(self_attention_tokens(attention), TOKENS);
     assert_int_equal(self_attention_desc(attention)->heads, HEADS);
     assert_true(self_attention_workspace_bytes(attention) > 0);
@@ -114,7 +126,7 @@ static void reports_are_sums_over_calls(void **state)
     draftattn_plan_desc desc = description();
     float *qkv = make_qkv(), *o = malloc((size_t)TOKENS * WIDTH * sizeof *o);
     assert_non_null(o);
-    must(self_attention_create(&attention, context, &desc, &error), &error);
+    must(create(&attention, &desc, &error), &error);
     self_attention_set_tap(attention, record, &tap);
 
     self_attention_report_get(attention, &report); /* before any call */
@@ -124,7 +136,7 @@ static void reports_are_sums_over_calls(void **state)
     assert_int_equal(report.worst_layer, -1);
 
     for (int32_t step = 0; step < 2; step++) /* step 0 of 4 is dense by the guard, step 1 is not */
-        for (int32_t layer = 0; layer < 2; layer++) {
+        for (int32_t layer = 0; layer < LAYERS; layer++) {
             const draftattn_step place = {.step = step, .steps = 4, .layer = layer, .sigma = -1.0f};
             must(self_attention_run(attention, &place, qkv, qkv + WIDTH, qkv + 2 * WIDTH, STRIDE, o,
                                     WIDTH, &error),
@@ -148,6 +160,49 @@ static void reports_are_sums_over_calls(void **state)
     free(qkv), free(o);
 }
 
+/* With a tap calls are counted one by one, without it a pass at a time: the same sums. */
+static void collected_reports_are_those_of_single_calls(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    struct self_attention_report reports[2];
+    draftattn_plan_desc desc = description();
+    float *o = malloc((size_t)TOKENS * WIDTH * sizeof *o);
+    assert_non_null(o);
+    for (int collected = 0; collected < 2; collected++) {
+        struct self_attention *attention;
+        struct tap tap = {0};
+        float *qkv = make_qkv();
+        must(create(&attention, &desc, &error), &error);
+        if (!collected)
+            self_attention_set_tap(attention, record, &tap);
+        for (int32_t step = 0; step < 3; step++) {
+            draftattn_step place = {.step = step, .steps = 4, .sigma = -1.0f};
+            for (place.layer = 0; place.layer < LAYERS; place.layer++) {
+                must(self_attention_run(attention, &place, qkv, qkv + WIDTH, qkv + 2 * WIDTH,
+                                        STRIDE, o, WIDTH, &error),
+                     &error);
+            }
+            must(self_attention_collect(attention, &place, &error), &error);
+            qkv[step * 77] += 1.0f; /* so that calls differ */
+        }
+        self_attention_report_get(attention, &reports[collected]);
+        self_attention_destroy(attention);
+        free(qkv);
+    }
+    assert_int_equal(reports[1].calls, 3 * LAYERS);
+    assert_int_equal(reports[1].dense_calls, reports[0].dense_calls);
+    assert_true(reports[1].density == reports[0].density);
+    assert_true(reports[1].error_median == reports[0].error_median);
+    assert_true(reports[1].error_worst == reports[0].error_worst);
+    assert_int_equal(reports[1].worst_layer, reports[0].worst_layer);
+    assert_int_equal(reports[1].worst_step, reports[0].worst_step);
+    assert_int_equal(reports[1].worst_head, reports[0].worst_head);
+    assert_true(reports[1].repaired_share == reports[0].repaired_share);
+    assert_true(reports[1].seconds[DRAFTATTN_STAGE_ATTEND] > 0.0);
+    free(o);
+}
+
 static void descriptions_tell_steps_apart(void **state)
 {
     (void)state;
@@ -155,7 +210,7 @@ static void descriptions_tell_steps_apart(void **state)
     struct self_attention *attention;
     char first[1024], later[1024];
     draftattn_plan_desc desc = description();
-    must(self_attention_create(&attention, context, &desc, &error), &error);
+    must(create(&attention, &desc, &error), &error);
     draftattn_step step = {.step = 0, .steps = 4, .layer = 0, .sigma = -1.0f};
     assert_true(self_attention_describe(attention, &step, first, sizeof first) > 0);
     step.step = 3;
@@ -171,12 +226,12 @@ static void refusals_are_passed_on(void **state)
     struct self_attention *attention;
     draftattn_plan_desc desc = description();
     desc.head_dim = 80;
-    assert_false(self_attention_create(&attention, context, &desc, &error));
+    assert_false(create(&attention, &desc, &error));
     assert_null(attention);
     assert_non_null(strstr(error.text, "80"));
     desc = description();
     desc.order = DRAFTATTN_ORDER_RASTER;
-    assert_false(self_attention_create(&attention, context, &desc, &error));
+    assert_false(create(&attention, &desc, &error));
     assert_non_null(strstr(error.text, "block order"));
     assert_null(attention);
 }
@@ -186,6 +241,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(order_is_a_permutation),
         cmocka_unit_test(reports_are_sums_over_calls),
+        cmocka_unit_test(collected_reports_are_those_of_single_calls),
         cmocka_unit_test(descriptions_tell_steps_apart),
         cmocka_unit_test(refusals_are_passed_on),
     };

@@ -57,7 +57,7 @@ static int make(void **state)
     if (!setup)
         return -1;
     add_weights(&setup->file);
-    if (!ops_cpu.create(&setup->device, 0, &error))
+    if (!ops_cpu.create(&setup->device, &(struct device_desc){0}, &error))
         return -1;
     *state = setup;
     return 0;
@@ -234,6 +234,29 @@ static void configurations_are_checked(void **state)
     }
 }
 
+static void random_weights_stay_finite(void **state)
+{
+    enum { COUNT = 20, WIDTH = 48 };
+    struct setup *setup = *state;
+    struct umt5_config config = small;
+    struct umt5 *umt5 = NULL;
+    struct error error = {0};
+    int32_t ids[COUNT];
+    float out[COUNT * WIDTH];
+    double squares = 0.0;
+    config.layers = 24;
+    for (int i = 0; i < COUNT; i++)
+        ids[i] = 7 * i % (int32_t)config.vocab;
+    if (!umt5_load(&umt5, &config, NULL, &ops_cpu, setup->device, NULL, &error) ||
+        !umt5_encode(umt5, ids, COUNT, out, &error))
+        fail_msg("%s", error.text);
+    for (int i = 0; i < COUNT * WIDTH; i++)
+        squares += (double)out[i] * out[i] / (COUNT * WIDTH);
+    assert_true(squares > 0.1 && squares < 10.0); /* the last norm has a gain of 1 */
+    assert_memory_not_equal(out, out + WIDTH, WIDTH * sizeof *out);
+    umt5_free(umt5);
+}
+
 static void no_configuration_means_the_published_one(void **state)
 {
     (void)state;
@@ -244,7 +267,10 @@ static void no_configuration_means_the_published_one(void **state)
     assert_int_equal(config.vocab, 256384);
     /* 5,680,910,336 parameters, the embedding of 1,050,148,864 stays in the file */
     double weights = 4.0 * (5680910336.0 - 1050148864.0);
-    assert_true(umt5_bytes(&config) > weights && umt5_bytes(&config) < 1.05 * weights);
+    double bytes = (double)umt5_bytes(&config, ELEMENT_F32);
+    assert_true(bytes > weights && bytes < 1.05 * weights);
+    bytes = (double)umt5_bytes(&config, ELEMENT_BF16);
+    assert_true(bytes > weights / 2 && bytes < 1.05 * weights / 2);
 }
 
 int main(void)
@@ -255,6 +281,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(nan_is_reported_with_its_layer, make, drop),
         cmocka_unit_test_setup_teardown(a_missing_tensor_is_named, make, drop),
         cmocka_unit_test_setup_teardown(loading_can_be_interrupted, make, drop),
+        cmocka_unit_test_setup_teardown(random_weights_stay_finite, make, drop),
         cmocka_unit_test(configurations_are_checked),
         cmocka_unit_test(no_configuration_means_the_published_one),
     };

@@ -15,7 +15,7 @@
 static int setup(void **state)
 {
     struct error error;
-    return ops_cpu.create((struct device **)state, 0, &error) ? 0 : -1;
+    return ops_cpu.create((struct device **)state, &(struct device_desc){0}, &error) ? 0 : -1;
 }
 
 static int teardown(void **state)

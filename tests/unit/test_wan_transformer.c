@@ -308,6 +308,39 @@ static void checkpoints_of_another_extent_are_refused(void **state)
     }
 }
 
+/* ---- Random weights ---- */
+
+static void random_weights_stay_finite(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    struct wan_rule rule;
+    struct wan_context *context;
+    struct wan_transformer_config config = wan_small;
+    config.layers = 40;
+    float *x = wan_rule_input("input.x", VALUES), out[2][VALUES];
+    float *text = wan_rule_input("input.ctx", TEXT_ROWS * 64);
+    for (int i = 0; i < 2; i++) {
+        double squares = 0.0;
+        wan_rule_begin(&rule, &wan_small);
+        rule.config = config;
+        must(wan_transformer_load(&rule.transformer, &config, NULL, &ops_cpu, rule.device, NULL,
+                                  &error),
+             &error);
+        wan_rule_plan(&rule, FRAMES, HEIGHT, WIDTH, 8);
+        must(wan_context_create(&context, rule.transformer, text, TEXT_ROWS, 512, NULL, 0, &error),
+             &error);
+        forward(&rule, context, x, 937.0, out[i]);
+        for (int j = 0; j < VALUES; j++)
+            squares += (double)out[i][j] * out[i][j] / VALUES;
+        assert_true(squares > 0.01 && squares < 100.0);
+        wan_context_free(context);
+        wan_rule_end(&rule);
+    }
+    assert_memory_equal(out[0], out[1], sizeof out[0]); /* the same weights every time */
+    free(x), free(text);
+}
+
 /* ---- Configuration ---- */
 
 static bool read_config(const char *text, struct wan_transformer_config *config,
@@ -346,15 +379,16 @@ static void both_layouts_are_read(void **state)
     assert_memory_equal(&a, &b, sizeof a);
     assert_int_equal(a.head_dim, 128);
     /* the published file of the 1.3B model has 1,418,996,800 parameters */
-    assert_true(fabs((double)wan_transformer_weight_bytes(&a) / (4.0 * 1418996800.0) - 1.0) < 0.01);
+    assert_true(fabs((double)wan_transformer_weight_bytes(&a, ELEMENT_F32) / (4.0 * 1418996800.0) -
+                     1.0) < 0.01);
     must(read_config("{\"dim\": 5120, \"num_heads\": 40, \"num_layers\": 40, \"ffn_dim\": 13824, "
                      "\"in_dim\": 36, \"out_dim\": 16, \"model_type\": \"flf2v\"}",
                      &a, &error),
          &error);
     assert_int_equal(a.image_dim, 1280);
     assert_int_equal(a.pos_embed_seq_len, 514);
-    assert_true(fabs((double)wan_transformer_weight_bytes(&a) / (4.0 * 16395536704.0) - 1.0) <
-                0.01);
+    assert_true(fabs((double)wan_transformer_weight_bytes(&a, ELEMENT_F32) / (4.0 * 16395536704.0) -
+                     1.0) < 0.01);
 }
 
 #define REST "\"num_layers\": 2, \"ffn_dim\": 320, \"num_attention_heads\": 2"
@@ -398,6 +432,7 @@ int main(void)
         cmocka_unit_test(broken_numbers_are_reported_with_their_place),
         cmocka_unit_test(other_grids_are_refused),
         cmocka_unit_test(checkpoints_of_another_extent_are_refused),
+        cmocka_unit_test(random_weights_stay_finite),
         cmocka_unit_test(both_layouts_are_read),
         cmocka_unit_test(other_networks_are_refused),
     };

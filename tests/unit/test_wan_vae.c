@@ -138,9 +138,10 @@ static int setup(void **state)
     if (!fixture)
         return -1;
     snprintf(fixture->path, sizeof(fixture->path), "test_wan_vae.%ld.safetensors", (long)getpid());
-    bool ok = ops_cpu.create(&fixture->device, 1, &fixture->error) &&
-              wan_vae_config_read(&fixture->config, CASE "/config.json", &fixture->error) &&
-              open_network(fixture, NULL, &fixture->weights, &fixture->vae);
+    bool ok =
+        ops_cpu.create(&fixture->device, &(struct device_desc){.threads = 1}, &fixture->error) &&
+        wan_vae_config_read(&fixture->config, CASE "/config.json", &fixture->error) &&
+        open_network(fixture, NULL, &fixture->weights, &fixture->vae);
     if (!ok)
         print_error("%s\n", fixture->error.text);
     return ok ? 0 : -1;
@@ -392,7 +393,7 @@ static void test_threads_do_not_matter(void **state)
     float *latents = rule_input("input.z", Z * FRAMES * HEIGHT * WIDTH);
     struct clip one = decode(fixture, latents, FRAMES, HEIGHT, WIDTH, NULL);
     struct clip two = clip_make(FRAMES, HEIGHT, WIDTH);
-    assert_true(ops_cpu.create(&device, 2, &fixture->error));
+    assert_true(ops_cpu.create(&device, &(struct device_desc){.threads = 2}, &fixture->error));
     assert_true(wan_vae_load(&vae, &fixture->config, WAN_VAE_DECODER, fixture->weights, &ops_cpu,
                              device, NULL, &fixture->error));
     assert_true(wan_vae_decode(vae, latents, FRAMES, HEIGHT, WIDTH, true, NULL, collect, &two, NULL,
@@ -402,6 +403,26 @@ static void test_threads_do_not_matter(void **state)
     ops_cpu.destroy(device);
     free(one.values);
     free(two.values);
+    free(latents);
+}
+
+static void test_random_weights_stay_finite(void **state)
+{
+    struct fixture *fixture = *state;
+    struct wan_vae *vae = NULL;
+    float *latents = rule_input("input.z", Z * FRAMES * HEIGHT * WIDTH);
+    struct clip clip = clip_make(FRAMES, HEIGHT, WIDTH);
+    assert_true(wan_vae_check(&fixture->config, WAN_VAE_DECODER, NULL, &fixture->error));
+    assert_true(wan_vae_load(&vae, &fixture->config, WAN_VAE_DECODER, NULL, &ops_cpu,
+                             fixture->device, NULL, &fixture->error));
+    assert_true(wan_vae_decode(vae, latents, FRAMES, HEIGHT, WIDTH, true, NULL, collect, &clip,
+                               NULL, &fixture->error));
+    double squares = 0;
+    for (int64_t i = 0; i < clip.frames * clip.frame; i++)
+        squares += (double)clip.values[i] * clip.values[i] / (double)(clip.frames * clip.frame);
+    assert_true(squares > 1e-3 && squares <= 1);
+    wan_vae_free(vae);
+    free(clip.values);
     free(latents);
 }
 
@@ -790,6 +811,8 @@ int main(void)
         cmocka_unit_test(test_the_published_network),
         cmocka_unit_test(test_memory_grows_with_the_tile),
         cmocka_unit_test(test_threads_do_not_matter), /* last: it changes the number of threads */
+        cmocka_unit_test(
+            test_random_weights_stay_finite), /* last: it changes the number of threads */
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

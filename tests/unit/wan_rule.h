@@ -101,7 +101,7 @@ static inline void wan_rule_begin(struct wan_rule *rule,
     memset(rule, 0, sizeof *rule);
     rule->config = *config;
     wan_rule_add(&rule->file, config);
-    if (!ops_cpu.create(&rule->device, 0, &error))
+    if (!ops_cpu.create(&rule->device, &(struct device_desc){0}, &error))
         fail_msg("%s", error.text);
     assert_int_equal(draftattn_context_create(&rule->context, NULL), DRAFTATTN_SUCCESS);
 }
@@ -127,8 +127,10 @@ static inline void wan_rule_plan(struct wan_rule *rule, int64_t frames, int64_t 
     desc.policy = DRAFTATTN_POLICY_DENSE;
     desc.order = DRAFTATTN_ORDER_BLOCK;
     desc.strip_height = strip_height;
+    wan_transformer_forget(rule->transformer);
     self_attention_destroy(rule->attention);
-    if (!self_attention_create(&rule->attention, rule->context, &desc, &error))
+    if (!self_attention_create(&rule->attention, rule->context, &desc, (int32_t)rule->config.layers,
+                               &ops_cpu, rule->device, &error))
         fail_msg("%s", error.text);
 }
 
