@@ -1,0 +1,295 @@
+/*
+ * Convolutions in cuDNN's graph API, through its C interface; conv_cuda.c says what for.
+ *
+ * A problem becomes a graph of one operation; cuDNN's heuristics list engine configurations for it,
+ * the expected fastest first; one that fits becomes a plan. The API is one of descriptors that are
+ * filled attribute by attribute: the first failure is kept, and nothing happens after it. What is
+ * refused shows as a plan less, never as an error: the caller has its own way to convolve.
+ */
+#include "cudnn_plan_cuda.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    CONFIGURATIONS = 64, /* of the heuristics' list that are looked at */
+    PARTS = 8            /* descriptors of a graph */
+};
+
+enum tensor_id { TENSOR_X = 'x', TENSOR_WEIGHT = 'w', TENSOR_Y = 'y' };
+
+/* A descriptor and what it refers to. */
+struct cudnn_graph {
+    cudnnHandle_t handle;
+    struct cudnn_problem problem;
+    cudnnBackendDescriptor_t parts[PARTS];
+    int count;
+    cudnnBackendDescriptor_t operations; /* the last of parts */
+    cudnnStatus_t status;                /* the first failure */
+};
+
+/* ---- descriptors ----------------------------------------------------------------------------- */
+
+static void descriptor_free(cudnnBackendDescriptor_t descriptor)
+{
+    if (descriptor)
+        cudnnBackendDestroyDescriptor(descriptor);
+}
+
+static cudnnBackendDescriptor_t part_make(struct cudnn_graph *graph,
+                                          cudnnBackendDescriptorType_t type)
+{
+    cudnnBackendDescriptor_t part = NULL;
+    if (!graph->status)
+        graph->status = cudnnBackendCreateDescriptor(type, &part);
+    if (!graph->status)
+        graph->parts[graph->count++] = part;
+    return graph->status ? NULL : part;
+}
+
+static void part_set(struct cudnn_graph *graph, cudnnBackendDescriptor_t part,
+                     cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
+                     int64_t count, const void *values)
+{
+    if (!graph->status)
+        graph->status = cudnnBackendSetAttribute(part, name, type, count, values);
+}
+
+static void part_finish(struct cudnn_graph *graph, cudnnBackendDescriptor_t part)
+{
+    if (!graph->status)
+        graph->status = cudnnBackendFinalize(part);
+}
+
+/* ---- the graph ------------------------------------------------------------------------------- */
+
+static cudnnBackendDescriptor_t tensor(struct cudnn_graph *graph, enum tensor_id name, int spatial,
+                                       const int64_t *dims)
+{
+    const cudnnDataType_t type = CUDNN_DATA_FLOAT;
+    const int64_t id = name, alignment = CUDNN_PLAN_ALIGNMENT;
+    int64_t strides[2 + CUDNN_PLAN_SPATIAL];
+    int64_t stride = dims[1];
+    for (int i = 1 + spatial; i > 1; i--) {
+        strides[i] = stride;
+        stride *= dims[i];
+    }
+    strides[1] = 1;
+    strides[0] = stride;
+    cudnnBackendDescriptor_t part = part_make(graph, CUDNN_BACKEND_TENSOR_DESCRIPTOR);
+    part_set(graph, part, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
+    part_set(graph, part, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 2 + spatial, dims);
+    part_set(graph, part, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, 2 + spatial, strides);
+    part_set(graph, part, CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, 1, &id);
+    part_set(graph, part, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, 1, &alignment);
+    part_finish(graph, part);
+    return part;
+}
+
+static cudnnBackendDescriptor_t convolution(struct cudnn_graph *graph,
+                                            const struct cudnn_problem *p)
+{
+    const cudnnDataType_t type = CUDNN_DATA_FLOAT;
+    const cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
+    const int64_t spatial = p->spatial, ones[CUDNN_PLAN_SPATIAL] = {1, 1, 1};
+    cudnnBackendDescriptor_t part = part_make(graph, CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
+    part_set(graph, part, CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
+    part_set(graph, part, CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, 1, &mode);
+    part_set(graph, part, CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, 1, &spatial);
+    part_set(graph, part, CUDNN_ATTR_CONVOLUTION_DILATIONS, CUDNN_TYPE_INT64, spatial, ones);
+    part_set(graph, part, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, CUDNN_TYPE_INT64, spatial,
+             p->stride);
+    part_set(graph, part, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, CUDNN_TYPE_INT64, spatial,
+             p->padding);
+    part_set(graph, part, CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, CUDNN_TYPE_INT64, spatial,
+             p->padding);
+    part_finish(graph, part);
+    return part;
+}
+
+/* Describes y = conv(x). */
+static void graph_describe(struct cudnn_graph *graph)
+{
+    const struct cudnn_problem *p = &graph->problem;
+    const float one = 1.0f, zero = 0.0f;
+    cudnnBackendDescriptor_t x = tensor(graph, TENSOR_X, p->spatial, p->x);
+    cudnnBackendDescriptor_t weight = tensor(graph, TENSOR_WEIGHT, p->spatial, p->weight);
+    cudnnBackendDescriptor_t y = tensor(graph, TENSOR_Y, p->spatial, p->y);
+    cudnnBackendDescriptor_t conv = convolution(graph, p);
+    cudnnBackendDescriptor_t forward =
+        part_make(graph, CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR);
+    part_set(graph, forward, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_TYPE_FLOAT, 1,
+             &one);
+    part_set(graph, forward, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, CUDNN_TYPE_FLOAT, 1,
+             &zero);
+    part_set(graph, forward, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC,
+             CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &conv);
+    part_set(graph, forward, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,
+             CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &x);
+    part_set(graph, forward, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
+             CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &weight);
+    part_set(graph, forward, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y,
+             CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &y);
+    part_finish(graph, forward);
+    graph->operations = part_make(graph, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+    part_set(graph, graph->operations, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+             1, &forward);
+    part_set(graph, graph->operations, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1,
+             &graph->handle);
+    part_finish(graph, graph->operations);
+}
+
+struct cudnn_graph *cudnn_graph_create(cudnnHandle_t handle, const struct cudnn_problem *problem)
+{
+    struct cudnn_graph *graph = calloc(1, sizeof *graph);
+    if (!graph)
+        return NULL;
+    graph->handle = handle;
+    graph->problem = *problem;
+    graph_describe(graph);
+    if (!graph->status)
+        return graph;
+    cudnn_graph_destroy(graph);
+    return NULL;
+}
+
+void cudnn_graph_destroy(struct cudnn_graph *graph)
+{
+    if (!graph)
+        return;
+    while (graph->count > 0)
+        descriptor_free(graph->parts[--graph->count]);
+    free(graph);
+}
+
+/* ---- engines --------------------------------------------------------------------------------- */
+
+/* Whether an engine computes what the device promises. */
+static bool engine_fits(cudnnBackendDescriptor_t configuration, bool tensor_cores, int64_t *index)
+{
+    cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
+    cudnnBackendDescriptor_t engine = NULL;
+    int64_t count = 0, got = 0;
+    if (cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine))
+        return false;
+    bool fits = !cudnnBackendGetAttribute(configuration, CUDNN_ATTR_ENGINECFG_ENGINE,
+                                          CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &got, &engine) &&
+                !cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64,
+                                          1, &got, index) &&
+                !cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,
+                                          CUDNN_TYPE_NUMERICAL_NOTE,
+                                          CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &count, notes);
+    for (int64_t i = 0; fits && i < count && i < CUDNN_NUMERICAL_NOTE_TYPE_COUNT; i++)
+        fits = notes[i] == CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP ||
+               (tensor_cores && notes[i] == CUDNN_NUMERICAL_NOTE_TENSOR_CORE);
+    descriptor_free(engine);
+    return fits;
+}
+
+/* false: this engine cannot do it, or not in the workspace there is. */
+static bool plan_make(struct cudnn_plan *out, const struct cudnn_graph *graph,
+                      cudnnBackendDescriptor_t configuration)
+{
+    cudnnBackendDescriptor_t plan = NULL;
+    int64_t got = 0;
+    cudnnStatus_t status =
+        cudnnBackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan);
+    if (!status)
+        status = cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE,
+                                          1, &graph->handle);
+    if (!status)
+        status = cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
+                                          CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &configuration);
+    if (!status)
+        status = cudnnBackendFinalize(plan);
+    if (!status)
+        status = cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
+                                          CUDNN_TYPE_INT64, 1, &got, &out->workspace);
+    if (status || out->workspace > graph->problem.most_workspace) {
+        descriptor_free(plan);
+        return false;
+    }
+    out->plan = plan;
+    return true;
+}
+
+/* The heuristics' configurations in their order of preference; the caller frees them all. */
+static int64_t configurations(const struct cudnn_graph *graph, cudnnBackendHeurMode_t mode,
+                              cudnnBackendDescriptor_t out[CONFIGURATIONS])
+{
+    cudnnBackendDescriptor_t heuristics = NULL;
+    int64_t count = 0;
+    memset(out, 0, CONFIGURATIONS * sizeof *out);
+    cudnnStatus_t status =
+        cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR, &heuristics);
+    if (!status)
+        status = cudnnBackendSetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH,
+                                          CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &graph->operations);
+    if (!status)
+        status = cudnnBackendSetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_MODE,
+                                          CUDNN_TYPE_HEUR_MODE, 1, &mode);
+    if (!status)
+        status = cudnnBackendFinalize(heuristics);
+    for (int i = 0; !status && i < CONFIGURATIONS; i++)
+        status = cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &out[i]);
+    if (!status)
+        status =
+            cudnnBackendGetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS,
+                                     CUDNN_TYPE_BACKEND_DESCRIPTOR, CONFIGURATIONS, &count, out);
+    descriptor_free(heuristics);
+    return status ? 0 : count < CONFIGURATIONS ? count : CONFIGURATIONS;
+}
+
+static int plans_of(const struct cudnn_graph *graph, cudnnBackendHeurMode_t mode,
+                    struct cudnn_plan *out, int most)
+{
+    cudnnBackendDescriptor_t list[CONFIGURATIONS];
+    int found = 0;
+    const int64_t count = configurations(graph, mode, list);
+    for (int64_t i = 0; i < count && found < most; i++) {
+        struct cudnn_plan plan = {0};
+        if (engine_fits(list[i], graph->problem.tensor_cores, &plan.engine) &&
+            plan_make(&plan, graph, list[i]))
+            out[found++] = plan;
+    }
+    for (int i = 0; i < CONFIGURATIONS; i++)
+        descriptor_free(list[i]);
+    return found;
+}
+
+int cudnn_plans(const struct cudnn_graph *graph, struct cudnn_plan *out, int most)
+{
+    const int found = plans_of(graph, CUDNN_HEUR_MODE_A, out, most);
+    return found > 0 ? found : plans_of(graph, CUDNN_HEUR_MODE_FALLBACK, out, most);
+}
+
+void cudnn_plan_free(struct cudnn_plan *plan)
+{
+    descriptor_free(plan->plan);
+    plan->plan = NULL;
+}
+
+cudnnStatus_t cudnn_plan_run(const struct cudnn_plan *plan, cudnnHandle_t handle, const float *x,
+                             const float *weight, float *y, void *workspace)
+{
+    const int64_t ids[] = {TENSOR_X, TENSOR_WEIGHT, TENSOR_Y};
+    const void *data[] = {x, weight, y};
+    cudnnBackendDescriptor_t pack = NULL;
+    cudnnStatus_t status =
+        cudnnBackendCreateDescriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &pack);
+    if (!status)
+        status = cudnnBackendSetAttribute(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS,
+                                          CUDNN_TYPE_INT64, 3, ids);
+    if (!status)
+        status = cudnnBackendSetAttribute(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS,
+                                          CUDNN_TYPE_VOID_PTR, 3, data);
+    if (!status)
+        status = cudnnBackendSetAttribute(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE,
+                                          CUDNN_TYPE_VOID_PTR, 1, &workspace);
+    if (!status)
+        status = cudnnBackendFinalize(pack);
+    if (!status)
+        status = cudnnBackendExecute(handle, plan->plan, pack);
+    descriptor_free(pack);
+    return status;
+}
