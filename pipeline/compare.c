@@ -53,7 +53,8 @@ static void on_note(void *user, const char *text)
 static void on_attention(void *user, struct self_attention *attention, const draftattn_step *step,
                          const float *q, const float *k, int64_t qkv_stride)
 {
-    capture_attention(((struct listener *)user)->capture, attention, step, q, k, qkv_stride);
+    (void)q, (void)k, (void)qkv_stride;
+    capture_attention(((struct listener *)user)->capture, attention, step);
 }
 
 static void on_frame(void *user, const uint8_t *rgb)
@@ -383,6 +384,8 @@ bool compare_run(const struct compare_job *job, struct comparison *out, struct e
     if (!ok)
         return false;
     even_out_loading(out);
+    if (out->variants[0].report.gpu)
+        out->machine = out->variants[0].report.device;
     return measure_all(job, out, error) && write_grid(job, out, error) &&
            write_json(job->json, out, error) && write_report(job, out, error);
 }

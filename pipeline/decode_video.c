@@ -47,7 +47,8 @@ static bool load(const struct decode_video *job, struct wan_vae **vae, struct er
     struct checkpoint *weights = NULL;
     bool ok = model_open_weights(&weights, model->folder.vae, model->folder.rename_vae, error) &&
               wan_vae_load(vae, &model->vae, WAN_VAE_DECODER, weights, job->ops, job->device,
-                           &job->progress, error);
+                           &job->progress, error) &&
+              job->ops->synchronise(job->device, error);
     checkpoint_close(weights);
     return ok;
 }

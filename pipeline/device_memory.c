@@ -35,6 +35,12 @@ int64_t device_memory_available(void)
     return check(cudaMemGetInfo(&available, &total), "", NULL) ? (int64_t)available : 0;
 }
 
+int64_t device_memory_total(void)
+{
+    size_t available, total;
+    return check(cudaMemGetInfo(&available, &total), "", NULL) ? (int64_t)total : 0;
+}
+
 bool device_memory_alloc(void **memory, size_t bytes, const char *what, struct error *error)
 {
     *memory = NULL;
@@ -75,6 +81,11 @@ void device_memory_device(char *text, size_t size)
 }
 
 int64_t device_memory_available(void)
+{
+    return 0;
+}
+
+int64_t device_memory_total(void)
 {
     return 0;
 }

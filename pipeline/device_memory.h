@@ -16,6 +16,8 @@ void device_memory_device(char *text, size_t size);
 
 /* Bytes that nobody has taken yet; 0 without a device. */
 int64_t device_memory_available(void);
+/* All that the device has; 0 without one. */
+int64_t device_memory_total(void);
 
 /* Aligned to 256; *memory is NULL on failure. what: "the data". */
 bool device_memory_alloc(void **memory, size_t bytes, const char *what, struct error *error);

@@ -12,42 +12,25 @@
  * is freed before the next one is loaded, so that the largest of them decides the memory, not their
  * sum.
  */
-#include "generate.h"
+#include "generation.h"
 
 #include "clock.h"
 #include "decode_video.h"
 #include "denoise.h"
 #include "io/output_file.h"
 #include "io/rng.h"
-#include "io/tokenizer.h"
 #include "io/video_writer.h"
 #include "latents_file.h"
+#include "median.h"
 #include "system_memory.h"
 #include "tensor/checked.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct generation {
-    const struct model *model;
-    const struct generate_settings *settings;
-    const struct generate_events *events;
-    struct generate_report *report;
-    const struct ops *ops;
-    struct device *device;
-    draftattn_context *context;
-    draftattn_plan_desc attention;
-    struct self_attention *attend; /* while it denoises */
-    struct generate_text *text;
-    bool guided;
-    int64_t shape[4]; /* of the latents */
-    int64_t elements;
-    float *latents;
-    char comment[1024];
-    enum generate_phase phase; /* that progress reports are about */
-};
+#include <unistd.h>
 
 const char *generate_phase_name(enum generate_phase phase)
 {
@@ -55,20 +38,49 @@ const char *generate_phase_name(enum generate_phase phase)
     return phase < PHASE_COUNT ? names[phase] : "";
 }
 
-static void note(const struct generation *g, const char *text)
+void generation_note(const struct generation *g, const char *text)
 {
     if (g->events && g->events->note)
         g->events->note(g->events->user, text);
 }
 
+/* Takes the time of a step when its last pass is done, or the first begins. */
+static void time_passes(struct generation *g, int64_t done)
+{
+    const int64_t passes = g->guided ? 2 : 1;
+    struct generation_times *times = &g->times;
+    if (g->phase != PHASE_DENOISE || done % passes != 0)
+        return;
+    double now = clock_seconds();
+    int32_t step = (int32_t)(done / passes) - 1, dense = 0;
+    if (step >= g->report->first_step) {
+        const draftattn_step place = {.step = step,
+                                      .steps = (int32_t)g->settings->steps,
+                                      .layer = -1,
+                                      .sigma = (float)scheduler_sigma(g->scheduler, step)};
+        float seconds = (float)(now - times->start - (g->kept.seconds - times->kept));
+        draftattn_plan_is_dense(self_attention_plan(g->attend), &place, &dense);
+        if (dense)
+            times->dense[g->report->dense_steps++] = seconds;
+        else
+            times->sparse[g->report->sparse_steps++] = seconds;
+    }
+    times->start = now;
+    times->kept = g->kept.seconds;
+}
+
 static bool step(void *user, int64_t done, int64_t total)
 {
-    const struct generation *g = user;
+    struct generation *g = user;
+    time_passes(g, done);
+    int64_t taken = runtime_taken(&g->runtime);
+    if (taken > g->report->device_peak)
+        g->report->device_peak = taken;
     return !g->events || !g->events->step ||
            g->events->step(g->events->user, g->phase, done, total);
 }
 
-static struct progress enter(struct generation *g, enum generate_phase phase)
+struct progress generation_enter(struct generation *g, enum generate_phase phase)
 {
     g->phase = phase;
     return (struct progress){step, g};
@@ -76,59 +88,71 @@ static struct progress enter(struct generation *g, enum generate_phase phase)
 
 /* ---- before the work ------------------------------------------------------------------------- */
 
-static bool open_devices(struct generation *g, struct error *error)
+static bool open_runtime(struct generation *g, const struct runtime_desc *desc, struct error *error)
 {
-    draftattn_context_desc desc = draftattn_context_desc_default();
-    desc.backend = g->settings->backend;
-    desc.threads = g->settings->threads;
-    desc.device = -1; /* the networks run on the CPU, so its memory is where attention works */
-    if (draftattn_context_create(&g->context, &desc) != DRAFTATTN_SUCCESS) {
-        error_set_usage(error, "%s", draftattn_context_last_error(NULL));
-        if (desc.backend != DRAFTATTN_BACKEND_AUTO)
-            error_prefix(error, "--backend %s: ", draftattn_backend_name(desc.backend));
+    struct generate_report *report = g->report;
+    if (!runtime_open(&g->runtime, desc, error))
         return false;
-    }
-    g->report->backend = draftattn_backend_name(draftattn_context_backend(g->context));
-    return g->ops->create(&g->device, g->settings->threads, error);
+    if (g->runtime.why_cpu[0])
+        generation_note(g, g->runtime.why_cpu);
+    report->backend = draftattn_backend_name(draftattn_context_backend(g->runtime.context));
+    memcpy(report->device, g->runtime.name, sizeof report->device);
+    report->gpu = g->runtime.gpu;
+    report->offload = g->runtime.desc.offload;
+    report->activations = g->runtime.activations;
+    return true;
 }
 
-static bool plan_memory(struct generation *g, struct error *error)
+static bool make_plan(struct generation *g, struct error *error)
 {
     const struct generate_settings *s = g->settings;
-    int64_t available = system_memory_available();
-    const struct memory_query query = {
+    int64_t host = system_memory_available();
+    host = host > s->held_bytes ? host - s->held_bytes : 0;
+    g->query = (struct memory_query){
         .model = g->model,
         .width = s->width,
         .height = s->height,
         .frames = s->frames,
         .guided = g->guided,
         .tile = s->tile,
-        .context = g->context,
+        .context = g->runtime.context,
         .attention = s->attention,
-        .available = available > s->held_bytes ? available - s->held_bytes : 0,
+        .available = g->runtime.gpu ? runtime_available(&g->runtime) : host,
+        .gpu = g->runtime.gpu,
+        .activations = g->runtime.activations,
+        .offload = g->runtime.desc.offload,
+        .host_available = host,
     };
-    struct memory_plan *plan = &g->report->memory;
-    if (!memory_plan_make(plan, &query, error))
+    return memory_plan_make(&g->report->memory, &g->query, error);
+}
+
+/* The GPU that was only the best choice is too small. */
+static bool fall_back(struct generation *g, const struct error *why, struct error *error)
+{
+    char text[sizeof why->text + 64];
+    struct runtime_desc desc = g->settings->runtime;
+    desc.kind = RUNTIME_CPU;
+    snprintf(text, sizeof text, "this runs on the CPU: %s", why->text);
+    generation_note(g, text);
+    runtime_close(&g->runtime);
+    return open_runtime(g, &desc, error) && make_plan(g, error);
+}
+
+static bool plan_memory(struct generation *g, struct error *error)
+{
+    const struct memory_plan *plan = &g->report->memory;
+    if (!make_plan(g, error))
         return false;
-    g->attention = memory_plan_attention(&query);
+    if (!memory_plan_fits(plan, &g->query) && g->runtime.gpu && g->runtime.chosen) {
+        struct error why = {.usage = false};
+        memory_plan_refuse(plan, &g->query, &why);
+        if (!fall_back(g, &why, error))
+            return false;
+    }
+    g->attention = memory_plan_attention(&g->query);
     g->report->tokens =
         g->attention.grid.frames * g->attention.grid.height * g->attention.grid.width;
-    if (plan->peak <= query.available)
-        return true;
-    int64_t width = 0, height = 0;
-    const double gib = 1073741824.0;
-    bool fits = memory_plan_fit(&query, &width, &height);
-    error_set(error,
-              "not enough memory for %" PRId64 "x%" PRId64 ", %" PRId64
-              " frames: about %.2f GiB are needed, %.2f GiB are available; ",
-              s->width, s->height, s->frames, plan->peak / gib, query.available / gib);
-    if (fits)
-        return error_append(error, "--size %" PRId64 "x%" PRId64 " would fit, or fewer --frames",
-                            width, height);
-    if (plan->weights > query.available)
-        return error_append(error, "the weights of this model alone take %.1f GiB: no size fits",
-                            plan->weights / gib);
-    return error_append(error, "no size fits with so many frames; ask for fewer --frames");
+    return memory_plan_fits(plan, &g->query) || memory_plan_refuse(plan, &g->query, error);
 }
 
 /* Says what will be held in memory, which kernel will attend, and what it does in the last step. */
@@ -139,17 +163,20 @@ static bool announce(struct generation *g, struct error *error)
     char text[1024];
     const int32_t steps = (int32_t)g->settings->steps;
     const draftattn_step last = {.step = steps - 1, .steps = steps, .layer = 0, .sigma = -1};
-    memory_plan_describe(&g->report->memory, system_memory_available(), text, sizeof text);
-    note(g, text);
-    if (draftattn_plan_create(&plan, g->context, &g->attention) != DRAFTATTN_SUCCESS ||
+    memory_plan_describe(&g->report->memory, &g->query, text, sizeof text);
+    generation_note(g, text);
+    if (g->model->synthetic)
+        generation_note(g, "the weights are random: the video will be noise; time and memory are "
+                           "those of the real model");
+    if (draftattn_plan_create(&plan, g->runtime.context, &g->attention) != DRAFTATTN_SUCCESS ||
         draftattn_plan_info_get(plan, &info) != DRAFTATTN_SUCCESS) {
         draftattn_plan_destroy(plan);
-        return error_set(error, "attention: %s", draftattn_context_last_error(g->context));
+        return error_set(error, "attention: %s", draftattn_context_last_error(g->runtime.context));
     }
     g->report->kernel = info.kernel_name;
     draftattn_plan_describe(plan, &last, text, sizeof text);
     draftattn_plan_destroy(plan);
-    note(g, text);
+    generation_note(g, text);
     return true;
 }
 
@@ -159,6 +186,8 @@ static bool check_weights(const struct generation *g, struct error *error)
 {
     const struct model_folder *folder = &g->model->folder;
     const char *const paths[] = {folder->text_encoder, folder->transformer};
+    if (g->model->synthetic)
+        return true;
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
         struct checkpoint *weights = NULL;
         if (!checkpoint_open(&weights, paths[i], error))
@@ -181,12 +210,67 @@ static bool check_outputs(struct generation *g, struct error *error)
     if (s->save_latents && output_file_same(s->save_latents, s->output))
         return error_set_usage(error, "--save-latents '%s' is the output too; name another file",
                                s->save_latents);
+    if (s->save_latents && s->state && output_file_same(s->save_latents, s->state))
+        return error_set_usage(error,
+                               "--save-latents '%s' is where the state is kept; name "
+                               "another file",
+                               s->save_latents);
     if (s->save_latents && !output_file_check(s->save_latents, error))
         return error_prefix(error, "--save-latents: ");
     if (!video_writer_check(s->output, &desc, error))
         return false;
     g->report->encoder = video_writer_encoder(s->output);
     return true;
+}
+
+/* elements 0 = only to be asked about. */
+static bool make_scheduler(struct generation *g, int64_t elements, struct error *error)
+{
+    const struct scheduler_desc desc = {
+        .sampler = g->settings->sampler,
+        .steps = (int32_t)g->settings->steps,
+        .flow_shift = g->settings->flow_shift,
+        .table = g->model->folder.layout == MODEL_LAYOUT_DIFFUSERS ? SCHEDULER_TABLE_DIFFUSERS
+                                                                   : SCHEDULER_TABLE_WAN,
+    };
+    return scheduler_create(&g->scheduler, &desc, elements, g->runtime.ops, g->runtime.device,
+                            error);
+}
+
+static void drop_scheduler(struct generation *g)
+{
+    scheduler_destroy(g->scheduler);
+    g->scheduler = NULL;
+}
+
+/* What the state holds is what this run goes on with. */
+static bool check_resume(struct generation *g, struct error *error)
+{
+    const struct generate_settings *s = g->settings;
+    const struct run_state *state = s->resume;
+    if (!state) {
+        char text[MODEL_PATH_MAX + 160];
+        snprintf(text, sizeof text,
+                 "%s is there from an earlier run, which --resume goes on with; this run replaces "
+                 "it if it is interrupted",
+                 s->state ? s->state : "");
+        if (s->state && access(s->state, F_OK) == 0)
+            generation_note(g, text);
+        return true;
+    }
+    if (memcmp(state->shape, g->shape, sizeof g->shape) != 0)
+        return error_set(error, "%s: its latents are not of the size that it names", state->path);
+    if (state->step == s->steps)
+        return true;
+    if (!make_scheduler(g, 0, error))
+        return false;
+    int count = scheduler_history_count(g->scheduler);
+    drop_scheduler(g);
+    return state->history_count == count ||
+           error_set(error,
+                     "%s: holds %d tensors of the sampler's history, '%s' takes %d: it was "
+                     "changed, or made by another version",
+                     state->path, state->history_count, s->sampler, count);
 }
 
 static bool prepare(struct generation *g, struct error *error)
@@ -198,122 +282,27 @@ static bool prepare(struct generation *g, struct error *error)
     g->shape[2] = s->height / MODEL_VAE_STRIDE;
     g->shape[3] = s->width / MODEL_VAE_STRIDE;
     g->elements = g->shape[0] * g->shape[1] * g->shape[2] * g->shape[3];
-    const char *slash = strrchr(g->model->folder.root, '/');
-    generate_settings_describe(s, slash && slash[1] ? slash + 1 : g->model->folder.root, g->comment,
-                               sizeof g->comment);
-    return open_devices(g, error) && plan_memory(g, error) && check_outputs(g, error) &&
-           announce(g, error);
-}
-
-/* ---- prompt ---------------------------------------------------------------------------------- */
-
-static bool tokenize_one(struct generation *g, const struct tokenizer *tokenizer, const char *flag,
-                         const char *text, struct generate_prompt *out, struct error *error)
-{
-    int64_t limit = g->model->transformer.text_len, cut = 0;
-    out->ids = calloc((size_t)limit, sizeof *out->ids);
-    if (!out->ids)
-        return error_out_of_memory(error, "prompt tokens", (size_t)limit * sizeof *out->ids);
-    if (!tokenizer_prompt(tokenizer, text, out->ids, limit, &out->count, &cut, error)) {
-        error->usage = true;
-        return error_prefix(error, "%s: ", flag);
-    }
-    for (int64_t i = 0; i < out->count; i++)
-        if (out->ids[i] < 0 || out->ids[i] >= g->model->text.vocab)
-            return error_set(
-                error,
-                "%s: token id %d of %s is outside the text encoder's vocabulary of %" PRId64
-                "; the tokenizer and the encoder are not of one model",
-                g->model->folder.tokenizer, out->ids[i], flag, g->model->text.vocab);
-    if (cut > 0) {
-        char message[160];
-        snprintf(message, sizeof message,
-                 "%s is %" PRId64 " tokens longer than the %" PRId64
-                 " this model takes; its end is cut",
-                 flag, cut, limit);
-        note(g, message);
-    }
-    return true;
-}
-
-static bool tokenize(struct generation *g, struct error *error)
-{
-    struct tokenizer *tokenizer = NULL;
-    const struct generate_settings *s = g->settings;
-    bool ok = tokenizer_open(&tokenizer, g->model->folder.tokenizer, error) &&
-              tokenize_one(g, tokenizer, "--prompt", s->prompt, &g->text->prompt, error) &&
-              (!g->guided || tokenize_one(g, tokenizer, "--negative-prompt", s->negative_prompt,
-                                          &g->text->negative, error));
-    tokenizer_close(tokenizer);
-    return ok;
-}
-
-static bool encode_one(struct generation *g, struct umt5 *encoder, struct generate_prompt *prompt,
-                       struct error *error)
-{
-    size_t bytes = (size_t)prompt->count * (size_t)g->model->text.width * sizeof(float);
-    prompt->rows = malloc(bytes);
-    if (!prompt->rows)
-        return error_out_of_memory(error, "the encoded prompt", bytes);
-    return umt5_encode(encoder, prompt->ids, prompt->count, prompt->rows, error);
-}
-
-static bool encode_text(struct generation *g, struct error *error)
-{
-    const struct model *model = g->model;
-    struct checkpoint *weights = NULL;
-    struct umt5 *encoder = NULL;
-    double start = clock_seconds();
-    struct progress progress = enter(g, PHASE_LOAD);
-    bool ok = model_open_weights(&weights, model->folder.text_encoder,
-                                 model->folder.rename_text_encoder, error) &&
-              umt5_load(&encoder, &model->text, weights, g->ops, g->device, &progress, error);
-    double loaded = clock_seconds();
-    progress = enter(g, PHASE_TEXT);
-    ok = ok && progress_step(&progress, 0, 2, error) &&
-         encode_one(g, encoder, &g->text->prompt, error) && progress_step(&progress, 1, 2, error) &&
-         (!g->guided || encode_one(g, encoder, &g->text->negative, error)) &&
-         progress_step(&progress, 2, 2, error);
-    umt5_free(encoder);
-    checkpoint_close(weights);
-    g->text->encoded = ok;
-    g->text->load_seconds = loaded - start;
-    g->text->encode_seconds = clock_seconds() - loaded;
-    return ok;
-}
-
-/* Encodes the prompts, or takes them from an earlier run with what they took then. */
-static bool prepare_text(struct generation *g, struct error *error)
-{
-    bool ready = g->text->encoded;
-    if (!ready && !(tokenize(g, error) && encode_text(g, error)))
-        return false;
-    g->report->seconds[PHASE_LOAD] += g->text->load_seconds;
-    g->report->seconds[PHASE_TEXT] += g->text->encode_seconds;
-    if (ready)
-        g->report->total_seconds += g->text->load_seconds + g->text->encode_seconds;
-    return true;
-}
-
-void generate_text_free(struct generate_text *text)
-{
-    free(text->prompt.ids);
-    free(text->prompt.rows);
-    free(text->negative.ids);
-    free(text->negative.rows);
-    *text = (struct generate_text){0};
+    g->report->first_step = s->resume ? s->resume->step : 0;
+    generate_settings_describe(s, model_name(g->model), g->comment, sizeof g->comment);
+    return open_runtime(g, &s->runtime, error) && plan_memory(g, error) &&
+           check_outputs(g, error) && check_resume(g, error) && announce(g, error);
 }
 
 /* ---- noise and denoising --------------------------------------------------------------------- */
 
-static bool draw_noise(struct generation *g, struct error *error)
+/* Noise, or what an earlier run has made of it. */
+static bool first_latents(struct generation *g, struct error *error)
 {
     const char *file = g->settings->noise_file;
-    if (!file) {
+    const struct run_state *state = g->settings->resume;
+    if (state || !file) {
         size_t bytes = 0;
         if (!checked_bytes(g->shape, 4, sizeof(float), &bytes) || !(g->latents = malloc(bytes)))
             return error_out_of_memory(error, "latents", bytes);
-        rng_normal(g->settings->seed, g->latents, g->elements);
+        if (state)
+            memcpy(g->latents, state->latents, bytes);
+        else
+            rng_normal(g->settings->seed, g->latents, g->elements);
         return true;
     }
     int64_t shape[4];
@@ -332,13 +321,15 @@ static bool load_transformer(struct generation *g, struct wan_transformer **out,
                              struct error *error)
 {
     const struct model *model = g->model;
+    const struct runtime *r = &g->runtime;
     struct checkpoint *weights = NULL;
-    struct progress progress = enter(g, PHASE_LOAD);
+    struct progress progress = generation_enter(g, PHASE_LOAD);
     double start = clock_seconds();
     bool ok = model_open_weights(&weights, model->folder.transformer,
                                  model->folder.rename_transformer, error) &&
-              wan_transformer_load(out, &model->transformer, weights, g->ops, g->device, &progress,
-                                   error);
+              wan_transformer_load(out, &model->transformer, weights, r->ops, r->device, &progress,
+                                   error) &&
+              r->ops->synchronise(r->device, error);
     checkpoint_close(weights);
     g->report->seconds[PHASE_LOAD] += clock_seconds() - start;
     return ok;
@@ -352,18 +343,6 @@ static bool embed_prompt(struct generation *g, struct wan_transformer *transform
                               g->model->transformer.text_len, NULL, 0, error);
 }
 
-static bool make_scheduler(struct generation *g, struct scheduler **out, struct error *error)
-{
-    const struct scheduler_desc desc = {
-        .sampler = g->settings->sampler,
-        .steps = (int32_t)g->settings->steps,
-        .flow_shift = g->settings->flow_shift,
-        .table = g->model->folder.layout == MODEL_LAYOUT_DIFFUSERS ? SCHEDULER_TABLE_DIFFUSERS
-                                                                   : SCHEDULER_TABLE_WAN,
-    };
-    return scheduler_create(out, &desc, g->elements, error);
-}
-
 static void tap(void *user, const draftattn_step *step, const float *q, const float *k,
                 const float *v, int64_t qkv_stride, const float *o, int64_t o_stride)
 {
@@ -372,51 +351,92 @@ static void tap(void *user, const draftattn_step *step, const float *q, const fl
     g->events->attention(g->events->user, g->attend, step, q, k, qkv_stride);
 }
 
+static double median(float *seconds, int64_t count)
+{
+    return count ? median_sort(seconds, (size_t)count) : NAN;
+}
+
+/* The loop itself, with its times. */
+static bool run_loop(struct generation *g, struct denoise *loop, struct error *error)
+{
+    size_t bytes = (size_t)g->settings->steps * sizeof(float);
+    struct generation_times *times = &g->times;
+    struct progress progress = generation_enter(g, PHASE_DENOISE);
+    times->dense = malloc(bytes);
+    times->sparse = malloc(bytes);
+    if (!times->dense || !times->sparse)
+        return error_out_of_memory(error, "the steps' times", 2 * bytes);
+    if (g->settings->state) {
+        loop->due = generation_save_due;
+        loop->saved = generation_save;
+        loop->saved_user = g;
+    }
+    if (g->settings->resume) {
+        loop->first_step = (int32_t)g->settings->resume->step;
+        loop->history = (const float *const *)g->settings->resume->history;
+    }
+    if (g->events && g->events->attention)
+        self_attention_set_tap(g->attend, tap, g);
+    if (!denoise_run(loop, g->latents, &progress, error))
+        return false;
+    self_attention_report_get(g->attend, &g->report->attention);
+    g->report->dense_step_seconds = median(times->dense, g->report->dense_steps);
+    g->report->sparse_step_seconds = median(times->sparse, g->report->sparse_steps);
+    return true;
+}
+
 /* Runs the loop with what is loaded. */
 static bool run_steps(struct generation *g, struct wan_transformer *transformer,
                       struct error *error)
 {
+    const struct runtime *r = &g->runtime;
     struct wan_context *prompt = NULL, *negative = NULL;
-    struct scheduler *scheduler = NULL;
-    struct progress progress = enter(g, PHASE_DENOISE);
     double start = clock_seconds();
-    bool ok = embed_prompt(g, transformer, &g->text->prompt, &prompt, error) &&
-              (!g->guided || embed_prompt(g, transformer, &g->text->negative, &negative, error)) &&
-              make_scheduler(g, &scheduler, error) &&
-              self_attention_create(&g->attend, g->context, &g->attention, error);
+    bool ok =
+        embed_prompt(g, transformer, &g->text->prompt, &prompt, error) &&
+        (!g->guided || embed_prompt(g, transformer, &g->text->negative, &negative, error)) &&
+        make_scheduler(g, g->elements, error) &&
+        self_attention_create(&g->attend, r->context, &g->attention,
+                              (int32_t)g->model->transformer.layers, r->ops, r->device, error);
     if (ok) {
-        const struct denoise loop = {
+        struct denoise loop = {
+            .ops = r->ops,
+            .device = r->device,
             .transformer = transformer,
             .prompt = prompt,
             .negative = negative,
             .guidance = g->settings->guidance,
-            .scheduler = scheduler,
+            .scheduler = g->scheduler,
             .attention = g->attend,
             .frames = g->shape[1],
             .height = g->shape[2],
             .width = g->shape[3],
         };
-        if (g->events && g->events->attention)
-            self_attention_set_tap(g->attend, tap, g);
-        ok = denoise_run(&loop, g->latents, &progress, error);
-        self_attention_report_get(g->attend, &g->report->attention);
+        ok = run_loop(g, &loop, error);
     }
     self_attention_destroy(g->attend);
     g->attend = NULL;
-    scheduler_destroy(scheduler);
+    drop_scheduler(g);
     wan_context_free(negative);
     wan_context_free(prompt);
     g->report->seconds[PHASE_DENOISE] = clock_seconds() - start;
-    g->report->step_seconds = g->report->seconds[PHASE_DENOISE] / (double)g->settings->steps;
+    g->report->step_seconds =
+        g->report->seconds[PHASE_DENOISE] / (double)(g->settings->steps - g->report->first_step);
     return ok;
 }
 
 static bool denoise(struct generation *g, struct error *error)
 {
     struct wan_transformer *transformer = NULL;
-    bool ok = load_transformer(g, &transformer, error) && run_steps(g, transformer, error);
-    wan_transformer_free(transformer);
-    return ok;
+    if (g->report->first_step < g->settings->steps) {
+        bool ok = generation_prepare_text(g, error) && load_transformer(g, &transformer, error) &&
+                  run_steps(g, transformer, error);
+        wan_transformer_free(transformer);
+        if (!ok)
+            return false;
+    }
+    g->denoised = true;
+    return true;
 }
 
 /* ---- latents and video ----------------------------------------------------------------------- */
@@ -433,35 +453,13 @@ static bool save_latents(struct generation *g, const char *path, struct error *e
     return latents_write(path, g->latents, g->shape, metadata, error);
 }
 
-/* What took so long to make is kept where decoding failed, and the message says so. */
-static void rescue_latents(struct generation *g, struct error *error)
-{
-    char path[MODEL_PATH_MAX + 64];
-    const char *saved = g->settings->save_latents;
-    struct error why = {0};
-    if (!saved) {
-        int length = snprintf(path, sizeof path, "%s.latents.safetensors", g->settings->output);
-        if (length < 0 || (size_t)length >= sizeof path || !save_latents(g, path, &why)) {
-            error_append(error,
-                         "; the latents could not be kept either (%s): --save-latents puts "
-                         "them elsewhere",
-                         why.text);
-            return;
-        }
-        saved = path;
-    }
-    error_append(error,
-                 "; the latents are kept: 'draftattn decode %s -m %s -o FILE' goes on from there",
-                 saved, g->model->folder.root);
-}
-
 static bool decode(struct generation *g, struct error *error)
 {
     const char *const metadata[] = {"title", g->settings->prompt, "comment", g->comment, NULL};
     const struct decode_video job = {
         .model = g->model,
-        .ops = g->ops,
-        .device = g->device,
+        .ops = g->runtime.ops,
+        .device = g->runtime.device,
         .latents = g->latents,
         .frames = g->shape[1],
         .height = g->shape[2],
@@ -471,7 +469,7 @@ static bool decode(struct generation *g, struct error *error)
         .fps = g->settings->fps,
         .crf_offset = g->settings->crf_offset,
         .metadata = metadata,
-        .progress = enter(g, PHASE_DECODE),
+        .progress = generation_enter(g, PHASE_DECODE),
         .frame = g->events ? g->events->frame : NULL,
         .frame_user = g->events ? g->events->user : NULL,
     };
@@ -480,21 +478,22 @@ static bool decode(struct generation *g, struct error *error)
     g->report->seconds[PHASE_LOAD] += times.load;
     g->report->seconds[PHASE_DECODE] = times.decode;
     g->report->seconds[PHASE_WRITE] = times.write;
-    if (!ok && !error->interrupted)
-        rescue_latents(g, error);
     return ok;
 }
 
 static struct generation begin(const struct model *model, const struct generate_settings *settings,
                                const struct generate_events *events, struct generate_report *report)
 {
-    *report = (struct generate_report){.encoder = "", .backend = "", .kernel = ""};
+    *report = (struct generate_report){.encoder = "",
+                                       .backend = "",
+                                       .kernel = "",
+                                       .dense_step_seconds = NAN,
+                                       .sparse_step_seconds = NAN};
     return (struct generation){
         .model = model,
         .settings = settings,
         .events = events,
         .report = report,
-        .ops = &ops_cpu,
         .text = settings->text,
     };
 }
@@ -502,9 +501,9 @@ static struct generation begin(const struct model *model, const struct generate_
 static void end(struct generation *g)
 {
     free(g->latents);
-    if (g->device)
-        g->ops->destroy(g->device);
-    draftattn_context_destroy(g->context);
+    free(g->times.dense);
+    free(g->times.sparse);
+    runtime_close(&g->runtime);
 }
 
 bool generate_check(const struct model *model, const struct generate_settings *settings,
@@ -526,10 +525,14 @@ bool generate_run(const struct model *model, const struct generate_settings *set
     struct generation g = begin(model, settings, events, report);
     if (!g.text)
         g.text = &own_text;
-    bool ok = prepare(&g, error) && check_weights(&g, error) && draw_noise(&g, error) &&
-              prepare_text(&g, error) && denoise(&g, error) &&
+    bool ok = prepare(&g, error) && check_weights(&g, error) && first_latents(&g, error) &&
+              denoise(&g, error) &&
               (!settings->save_latents || save_latents(&g, settings->save_latents, error)) &&
               decode(&g, error);
+    if (ok)
+        generation_forget(&g);
+    else
+        generation_rescue(&g, error);
     generate_text_free(&own_text);
     end(&g);
     report->total_seconds += clock_seconds() - start;

@@ -5,6 +5,8 @@
  *     settings = generate_settings_default(); settings.prompt = ...; settings.output = ...
  *     generate_settings_resolve(&settings, &model, &events, error)
  *     generate_run(&model, &settings, &events, &report, error)
+ *
+ * What a run has denoised is not lost: see run_state.h.
  */
 #ifndef PIPELINE_GENERATE_H
 #define PIPELINE_GENERATE_H
@@ -14,6 +16,7 @@
 #include "model.h"
 #include "models/self_attention.h"
 #include "progress.h"
+#include "runtime.h"
 
 #include <draftattn.h>
 
@@ -63,11 +66,13 @@ struct generate_text {
 
 void generate_text_free(struct generate_text *text);
 
+struct run_state;
+
 struct generate_settings {
     const char *prompt;
     const char *negative_prompt; /* NULL = the model's */
     const char *output;
-    const char *save_latents;             /* NULL = only after a failed decode */
+    const char *save_latents;             /* NULL = not */
     const char *noise_file;               /* NULL = noise from the seed */
     int64_t width, height, frames, steps; /* 0 = the model's */
     double fps, flow_shift;               /* 0 = the model's */
@@ -75,12 +80,17 @@ struct generate_settings {
     const char *sampler;                  /* NULL = unipc */
     uint64_t seed;
     draftattn_plan_desc attention; /* without grid, heads, head_dim */
-    draftattn_backend backend;
-    int32_t threads;            /* 0 = all */
+    struct runtime_desc runtime;
     int64_t tile;               /* VAE_TILE_AUTO, VAE_TILE_OFF, or a side in pixels */
     int32_t crf_offset;         /* of the output, as in struct video_desc */
     int64_t held_bytes;         /* memory that the caller will fill beside the run */
     struct generate_text *text; /* NULL = encoded for this run alone */
+    /* Where the state is kept that --resume goes on from: after an interruption or a failure, once a
+     * minute, and every save_every steps (0 = not). A run that ends well removes what it or resume
+     * left there. NULL = nowhere. */
+    const char *state;
+    int64_t save_every;
+    const struct run_state *resume; /* NULL = from the beginning. Of the same settings */
 };
 
 struct generate_settings generate_settings_default(void);
@@ -101,12 +111,19 @@ int generate_settings_describe(const struct generate_settings *settings, const c
 struct generate_report {
     double seconds[PHASE_COUNT];
     double total_seconds;
-    double step_seconds; /* of denoising, mean */
+    double step_seconds; /* of denoising, mean over the steps of this run */
+    double dense_step_seconds, sparse_step_seconds; /* medians; NaN where there was none */
+    int64_t dense_steps, sparse_steps;              /* of this run */
+    int64_t first_step;                             /* not 0 after resume */
     struct self_attention_report attention;
     const char *backend, *kernel; /* static */
     const char *encoder;          /* static */
+    char device[sizeof((struct runtime *)0)->name];
+    enum element activations;
+    bool gpu, offload;
     struct memory_plan memory;
-    int64_t memory_peak; /* measured */
+    int64_t memory_peak; /* measured: of the process */
+    int64_t device_peak; /* of the GPU, by whomever, as seen between passes; 0 without one */
     int64_t tokens;      /* of a forward pass */
 };
 
@@ -115,7 +132,7 @@ struct generate_report {
 bool generate_check(const struct model *model, const struct generate_settings *settings,
                     struct error *error);
 
-/* settings resolved. On failure there is no output file; after a failed decode the latents are kept
+/* settings resolved. On failure there is no output file; what was denoised is kept as settings say,
  * and the message says where. */
 bool generate_run(const struct model *model, const struct generate_settings *settings,
                   const struct generate_events *events, struct generate_report *report,

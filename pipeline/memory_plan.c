@@ -10,13 +10,17 @@
 
 #define FLOAT ((int64_t)sizeof(float))
 
-/* Latents in flight: the sample, three of the sampler, two velocities, noise. */
-#define LATENT_COPIES 7
+/* Latents in flight: the sample on the host and on the device, three of the sampler, two
+ * velocities, and of the first and the sampler's a copy to be saved. */
+#define LATENT_COPIES 11
 
 /* What is there beside the networks: the code of FFmpeg and oneDNN (35 MiB), generated kernels,
  * heap that a freed network leaves in pieces. Measured with the bundled model from 272x144x5 to
  * 384x384x49, whole and in tiles: the plan lies 1 to 6 % above the peak. */
 #define PROGRAM_BYTES ((int64_t)76 << 20)
+
+/* The same on a GPU: what cuBLASLt and cuDNN load and keep, their workspaces, the kernels' code. */
+#define GPU_PROGRAM_BYTES ((int64_t)1 << 30)
 
 /* A video encoder looks ahead over so many frames, and with what it derives from them holds so many
  * bytes of each pixel. */
@@ -40,6 +44,8 @@ draftattn_plan_desc memory_plan_attention(const struct memory_query *query)
     desc.heads = (int32_t)t->heads;
     desc.head_dim = (int32_t)t->head_dim;
     desc.order = DRAFTATTN_ORDER_BLOCK;
+    desc.in_dtype = query->activations == ELEMENT_BF16 ? DRAFTATTN_BF16 : DRAFTATTN_F32;
+    desc.out_dtype = desc.in_dtype;
     return desc;
 }
 
@@ -49,7 +55,7 @@ static bool attention_bytes(const struct memory_query *query, int64_t tokens, in
     draftattn_plan_desc desc = memory_plan_attention(query);
     draftattn_plan *plan = NULL;
     size_t workspace = 0;
-    *bytes = 4 * tokens * desc.heads * desc.head_dim * FLOAT;
+    *bytes = 4 * tokens * desc.heads * desc.head_dim * (int64_t)element_size(query->activations);
     if (*bytes > query->available)
         return true; /* hopeless: do not make a plan that may not fit itself */
     draftattn_status status = draftattn_plan_create(&plan, query->context, &desc);
@@ -81,10 +87,11 @@ static int64_t tile_work(const struct memory_query *query, const struct wan_vae_
     int64_t side = tiling->tile;
     if (!side)
         return wan_vae_decode_bytes(&query->model->vae, height, width);
-    /* tiles decode one by one for the whole time; their frames are kept until they are blended */
+    /* tiles decode one by one for the whole time; their frames are kept in the host's memory until
+     * they are blended */
     return wan_vae_decode_bytes(&query->model->vae, side < height ? side : height,
                                 side < width ? side : width) +
-           query->width * query->height * query->frames * 3 * FLOAT;
+           (query->gpu ? 0 : query->width * query->height * query->frames * 3 * FLOAT);
 }
 
 static void plan_decode(struct memory_plan *plan, const struct memory_query *query)
@@ -115,15 +122,30 @@ void memory_plan_make_decode(struct memory_plan *out, const struct memory_query 
     int64_t frames = (query->frames - 1) / MODEL_VAE_STRIDE_TIME + 1;
     int64_t height = query->height / MODEL_VAE_STRIDE, width = query->width / MODEL_VAE_STRIDE;
     *out = (struct memory_plan){
-        .program = PROGRAM_BYTES,
+        .program = query->gpu ? GPU_PROGRAM_BYTES : PROGRAM_BYTES,
         .latents = LATENT_COPIES * query->model->vae.z_dim * frames * height * width * FLOAT,
         .vae_weights = wan_vae_weight_bytes(&query->model->vae, WAN_VAE_DECODER),
-        .video = (query->frames < ENCODER_FRAMES ? query->frames : ENCODER_FRAMES) * ENCODER_BYTES *
-                 query->width * query->height,
     };
+    if (!query->gpu)
+        out->video = (query->frames < ENCODER_FRAMES ? query->frames : ENCODER_FRAMES) *
+                     ENCODER_BYTES * query->width * query->height;
     plan_decode(out, query);
     out->decode = out->program + out->latents + out->vae_weights + out->vae_work + out->video;
     out->peak = out->decode;
+}
+
+/* All weights of the transformer, or with offload those outside of its blocks and two blocks: the
+ * one at work and the next. */
+static void plan_transformer(struct memory_plan *out, const struct memory_query *query)
+{
+    const struct wan_transformer_config *t = &query->model->transformer;
+    const int64_t resident = 2;
+    out->transformer_weights = wan_transformer_weight_bytes(t, query->activations);
+    if (query->offload && t->layers > resident) {
+        int64_t block = wan_transformer_block_bytes(t, query->activations);
+        out->host = t->layers * block;
+        out->transformer_weights -= (t->layers - resident) * block;
+    }
 }
 
 bool memory_plan_make(struct memory_plan *out, const struct memory_query *query,
@@ -132,13 +154,14 @@ bool memory_plan_make(struct memory_plan *out, const struct memory_query *query,
     const struct wan_transformer_config *t = &query->model->transformer;
     const draftattn_grid grid = memory_plan_attention(query).grid;
     int64_t tokens = grid.frames * grid.height * grid.width;
-    int64_t prompts = query->guided ? 2 : 1, model_width = t->heads * t->head_dim;
+    int64_t prompts = query->guided ? 2 : 1;
     memory_plan_make_decode(out, query);
-    out->text_encoder = umt5_bytes(&query->model->text);
-    out->transformer_weights = wan_transformer_weight_bytes(t);
+    out->text_encoder = umt5_bytes(&query->model->text, query->activations);
+    plan_transformer(out, query);
     out->weights = larger(out->text_encoder, out->transformer_weights);
-    out->transformer_work = wan_transformer_work_bytes(t, tokens);
-    out->prompts = prompts * (2 * t->layers + 1) * t->text_len * model_width * FLOAT;
+    out->transformer_work = wan_transformer_work_bytes(t, tokens, query->activations);
+    out->prompts = prompts * (wan_context_bytes(t, t->text_len, 0, query->activations) +
+                              t->text_len * t->heads * t->head_dim * FLOAT);
     if (!attention_bytes(query, tokens, &out->attention, error))
         return false;
     out->encode = out->program + out->latents + out->text_encoder;
@@ -146,6 +169,11 @@ bool memory_plan_make(struct memory_plan *out, const struct memory_query *query,
                    out->prompts + out->attention;
     out->peak = larger(out->encode, larger(out->denoise, out->decode));
     return true;
+}
+
+bool memory_plan_fits(const struct memory_plan *plan, const struct memory_query *query)
+{
+    return plan->peak <= query->available && (!plan->host || plan->host <= query->host_available);
 }
 
 bool memory_plan_fit(const struct memory_query *query, int64_t *width, int64_t *height)
@@ -159,7 +187,7 @@ bool memory_plan_fit(const struct memory_query *query, int64_t *width, int64_t *
         int64_t middle = (low + high + 1) / 2;
         smaller.width = middle * step_w;
         smaller.height = larger(smaller.width * query->height / query->width / step_h, 1) * step_h;
-        bool fits = memory_plan_make(&plan, &smaller, NULL) && plan.peak <= query->available;
+        bool fits = memory_plan_make(&plan, &smaller, NULL) && memory_plan_fits(&plan, query);
         if (fits) {
             low = middle;
             *width = smaller.width;
@@ -171,23 +199,68 @@ bool memory_plan_fit(const struct memory_query *query, int64_t *width, int64_t *
     return low > 0;
 }
 
-int memory_plan_describe(const struct memory_plan *plan, int64_t available, char *buffer,
-                         size_t size)
+static bool offload_fits(const struct memory_query *query)
+{
+    struct memory_query other = *query;
+    struct memory_plan plan;
+    other.offload = true;
+    return query->gpu && !query->offload && memory_plan_make(&plan, &other, NULL) &&
+           memory_plan_fits(&plan, &other);
+}
+
+bool memory_plan_refuse(const struct memory_plan *plan, const struct memory_query *query,
+                        struct error *error)
+{
+    const double gib = 1073741824.0;
+    int64_t width = 0, height = 0;
+    error_set(error,
+              "not enough memory%s for %" PRId64 "x%" PRId64 ", %" PRId64
+              " frames: about %.2f GiB are needed, %.2f GiB are available; ",
+              query->gpu ? " on the GPU" : "", query->width, query->height, query->frames,
+              plan->peak / gib, query->available / gib);
+    if (plan->host > query->host_available)
+        return error_set(error,
+                         "not enough memory: --offload keeps %.2f GiB of weights in the host's "
+                         "memory, %.2f GiB are available there; leave it out, or take a smaller "
+                         "model",
+                         plan->host / gib, query->host_available / gib);
+    bool offload = offload_fits(query), fits = memory_plan_fit(query, &width, &height);
+    if (offload)
+        error_append(error, "--offload would fit%s", fits ? ", or " : "");
+    if (fits)
+        return error_append(error, "--size %" PRId64 "x%" PRId64 " would fit, or fewer --frames",
+                            width, height);
+    if (offload)
+        return false;
+    if (plan->weights > query->available)
+        return error_append(error, "the weights of this model alone take %.1f GiB: no size fits",
+                            plan->weights / gib);
+    return error_append(error, "no size fits with so many frames; ask for fewer --frames");
+}
+
+int memory_plan_describe(const struct memory_plan *plan, const struct memory_query *query,
+                         char *buffer, size_t size)
 {
     const double mib = 1048576.0;
-    char tiles[64] = "";
+    char tiles[64] = "", video[32] = "", host[96] = "";
     if (plan->tiling.tile)
         snprintf(tiles, sizeof tiles, ", in tiles of %" PRId64 " pixels",
                  plan->tiling.tile * MODEL_VAE_STRIDE);
+    if (plan->video)
+        snprintf(video, sizeof video, " + video %.0f", plan->video / mib);
+    if (plan->host)
+        snprintf(host, sizeof host, "; offloaded to the host's memory %.0f of %.0f",
+                 plan->host / mib, query->host_available / mib);
     int64_t always = plan->program + plan->latents;
     return snprintf(
         buffer, size,
-        "memory plan (MiB): program and latents %.0f, text encoder %.0f\n"
+        "memory plan%s (MiB): program and latents %.0f, text encoder %.0f\n"
         "  transformer %.0f = weights %.0f + work %.0f + prompts %.0f + attention %.0f\n"
-        "  decoding %.0f = weights %.0f + work %.0f + video %.0f%s\n"
-        "  peak %.0f of %.0f available",
-        always / mib, plan->text_encoder / mib, (plan->denoise - always) / mib,
-        plan->transformer_weights / mib, plan->transformer_work / mib, plan->prompts / mib,
-        plan->attention / mib, (plan->decode - always) / mib, plan->vae_weights / mib,
-        plan->vae_work / mib, plan->video / mib, tiles, plan->peak / mib, available / mib);
+        "  decoding %.0f = weights %.0f + work %.0f%s%s\n"
+        "  peak %.0f of %.0f available%s",
+        query->gpu ? " of the GPU" : "", always / mib, plan->text_encoder / mib,
+        (plan->denoise - always) / mib, plan->transformer_weights / mib,
+        plan->transformer_work / mib, plan->prompts / mib, plan->attention / mib,
+        (plan->decode - always) / mib, plan->vae_weights / mib, plan->vae_work / mib, video, tiles,
+        plan->peak / mib, query->available / mib, host);
 }

@@ -1,6 +1,7 @@
 /*
- * What a generation will hold in memory at its highest points, by part, before anything is loaded.
- * The text encoder, the transformer and the VAE are never in memory together.
+ * What a generation will hold in memory at its highest points, by part, before anything is loaded:
+ * the memory of the CPU, or that of the GPU where it runs there. The text encoder, the transformer
+ * and the VAE are never in memory together.
  */
 #ifndef PIPELINE_MEMORY_PLAN_H
 #define PIPELINE_MEMORY_PLAN_H
@@ -24,6 +25,10 @@ struct memory_query {
     draftattn_context *context;
     draftattn_plan_desc attention; /* without grid and heads, which follow from model and size */
     int64_t available;             /* bytes; tiles are chosen to fit */
+    bool gpu;                      /* available is of the GPU, and context too */
+    enum element activations;      /* of the device */
+    bool offload;                  /* blocks of the transformer stay in the host's memory */
+    int64_t host_available;        /* of which there are so many bytes; looked at with offload */
 };
 
 /* Bytes. */
@@ -36,6 +41,7 @@ struct memory_plan {
     int64_t encode, denoise, decode; /* the three phases, program and latents included */
     int64_t peak;
     int64_t weights; /* of the larger of text encoder and transformer: needed at any size */
+    int64_t host;    /* with offload: the blocks' weights in the host's memory, beside all that */
     struct wan_vae_tiling tiling;
 };
 
@@ -47,14 +53,21 @@ draftattn_plan_desc memory_plan_attention(const struct memory_query *query);
 bool memory_plan_make(struct memory_plan *out, const struct memory_query *query,
                       struct error *error);
 
+/* Whether it fits, on the device and beside it. */
+bool memory_plan_fits(const struct memory_plan *plan, const struct memory_query *query);
+
 /* The decoding alone: context and attention of the query are not looked at. */
 void memory_plan_make_decode(struct memory_plan *out, const struct memory_query *query);
 
 /* The largest size of the same shape and length that fits; false where none does. */
 bool memory_plan_fit(const struct memory_query *query, int64_t *width, int64_t *height);
 
+/* Says that the plan does not fit, and what would: a size, --offload, fewer frames. False. */
+bool memory_plan_refuse(const struct memory_plan *plan, const struct memory_query *query,
+                        struct error *error);
+
 /* A few lines of text, one part each. Like snprintf. */
-int memory_plan_describe(const struct memory_plan *plan, int64_t available, char *buffer,
-                         size_t size);
+int memory_plan_describe(const struct memory_plan *plan, const struct memory_query *query,
+                         char *buffer, size_t size);
 
 #endif

@@ -1,5 +1,6 @@
 /*
- * Opens a model folder and its configurations.
+ * Opens a model folder and its configurations, or makes one up: a synthetic model has the published
+ * configuration of its name and no files.
  *
  * Refuses what this program cannot run, in words and before any weight is read: image-to-video
  * checkpoints (their image encoder is not here), text widths and channel counts that do not fit
@@ -9,6 +10,8 @@
 
 #include "io/config.h"
 
+#include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,6 +134,126 @@ bool model_open(struct model *out, const char *path, struct error *error)
     return ok;
 }
 
+struct synthetic {
+    const char *name;
+    int64_t heads, layers, ffn;
+};
+
+static const struct synthetic synthetic_models[] = {
+    {"wan2.1-t2v-1.3b", 12, 30, 8960},
+    {"wan2.1-t2v-14b", 40, 40, 13824},
+};
+
+const char *model_synthetic_name(size_t index)
+{
+    return index < sizeof synthetic_models / sizeof *synthetic_models ? synthetic_models[index].name
+                                                                      : NULL;
+}
+
+bool model_open_synthetic(struct model *out, const char *name, struct error *error)
+{
+    const struct synthetic *found = NULL;
+    for (size_t i = 0; model_synthetic_name(i); i++)
+        if (strcmp(name, model_synthetic_name(i)) == 0)
+            found = &synthetic_models[i];
+    *out = (struct model){.synthetic = true};
+    if (!found)
+        return error_set_usage(error, "there is no synthetic model '%s'", name);
+    out->folder.layout = MODEL_LAYOUT_ORIGINAL;
+    snprintf(out->folder.root, sizeof out->folder.root, "%s", found->name);
+    out->transformer = (struct wan_transformer_config){
+        .heads = found->heads,
+        .head_dim = 128,
+        .layers = found->layers,
+        .ffn = found->ffn,
+        .in_channels = 16,
+        .out_channels = 16,
+        .text_dim = 4096,
+        .freq_dim = 256,
+        .text_len = 512,
+        .patch = {1, 2, 2},
+        .rope_max = 1024,
+        .eps = 1e-6,
+    };
+    out->defaults = wan_defaults;
+    bool ok = wan_vae_config_read(&out->vae, "", error) &&
+              umt5_config_read(&out->text, "", error) &&
+              published_defaults(&out->defaults, "", error);
+    if (!ok)
+        model_close(out);
+    return ok;
+}
+
+const char *model_name(const struct model *model)
+{
+    const char *slash = strrchr(model->folder.root, '/');
+    return slash && slash[1] ? slash + 1 : model->folder.root;
+}
+
+/* FNV-1a over the text. */
+static void mix(uint64_t *hash, const char *format, ...)
+{
+    char text[64];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    for (const char *c = text; *c; c++)
+        *hash = (*hash ^ (unsigned char)*c) * UINT64_C(0x100000001b3);
+}
+
+static void mix_numbers(uint64_t *hash, const int64_t *numbers, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        mix(hash, "%" PRId64 " ", numbers[i]);
+}
+
+void model_identity(const struct model *model, char *buffer, size_t size)
+{
+    const struct wan_transformer_config *t = &model->transformer;
+    const struct wan_vae_config *v = &model->vae;
+    const struct umt5_config *u = &model->text;
+    const int64_t numbers[] = {
+        t->heads,
+        t->head_dim,
+        t->layers,
+        t->ffn,
+        t->in_channels,
+        t->text_dim,
+        t->freq_dim,
+        t->text_len,
+        t->patch[0],
+        t->patch[1],
+        t->patch[2],
+        t->out_channels,
+        v->base_dim,
+        v->z_dim,
+        v->res_blocks,
+        v->temporal_down[0],
+        v->dim_mult[0],
+        v->dim_mult[1],
+        v->dim_mult[2],
+        v->dim_mult[3],
+        v->temporal_down[1],
+        v->temporal_down[2],
+        u->vocab,
+        u->width,
+        u->heads,
+        u->head_dim,
+        u->ffn,
+        u->layers,
+        u->buckets,
+        u->max_distance,
+        (int64_t)model->folder.layout,
+    };
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    mix_numbers(&hash, numbers, sizeof numbers / sizeof *numbers);
+    mix(&hash, "%.17g %.17g", t->eps, u->eps);
+    for (int64_t i = 0; i < v->z_dim; i++)
+        mix(&hash, " %.17g %.17g", v->mean[i], v->std[i]);
+    snprintf(buffer, size, "%s %016" PRIx64, model_name(model), hash);
+}
+
 void model_close(struct model *model)
 {
     free(model->defaults.negative_prompt);
@@ -141,6 +264,9 @@ void model_close(struct model *model)
 bool model_open_weights(struct checkpoint **out, const char *path, checkpoint_rename_fn rename,
                         struct error *error)
 {
+    *out = NULL;
+    if (!path[0])
+        return true;
     if (!checkpoint_open(out, path, error))
         return false;
     checkpoint_set_rename(*out, rename);

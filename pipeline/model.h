@@ -30,13 +30,27 @@ struct model {
     struct wan_vae_config vae;
     struct umt5_config text;
     struct model_defaults defaults;
+    bool synthetic; /* no files: random weights, made-up tokens; folder.root is its name */
 };
 
 /* Reads configurations, no weights. *out is zeroed on failure. */
 bool model_open(struct model *out, const char *path, struct error *error);
 void model_close(struct model *model); /* accepts a zeroed struct */
 
-/* Opens a network's weights under diffusers' names. */
+/* A published model's shapes without its weights, for measuring time and memory: its videos are
+ * noise. */
+bool model_open_synthetic(struct model *out, const char *name, struct error *error);
+/* Their names, NULL after the last. Static. */
+const char *model_synthetic_name(size_t index);
+
+/* The last part of the folder's path. */
+const char *model_name(const struct model *model);
+/* Name and a hash of all shapes and constants: what has another identity is another model.
+ * size >= MODEL_PATH_MAX + 32. */
+void model_identity(const struct model *model, char *buffer, size_t size);
+
+/* Opens a network's weights under diffusers' names; path "" (of a synthetic model) gives NULL, with
+ * which the networks load random ones. */
 bool model_open_weights(struct checkpoint **out, const char *path, checkpoint_rename_fn rename,
                         struct error *error);
 

@@ -1,12 +1,14 @@
 /* draftattn decode: latents of an earlier run to a video. */
 #include "command.h"
 #include "console.h"
+#include "generation_options.h"
 #include "model_location.h"
 
 #include "../clock.h"
 #include "../decode_video.h"
 #include "../io/output_file.h"
 #include "../latents_file.h"
+#include "../runtime.h"
 #include "../system_memory.h"
 
 #include <cjson/cJSON.h>
@@ -17,7 +19,7 @@
 #include <string.h>
 
 struct arguments {
-    const char *latents, *model, *output, *tile;
+    const char *latents, *model, *output, *tile, *device, *precision;
     struct option_real fps;
     struct option_int threads;
     bool json, quiet;
@@ -32,6 +34,10 @@ static const struct option_spec options[] = {
     OPTION_ROW_HEADING("Video"),
     OPTION_ROW_REAL(0, "fps", "X", fps, 1, 240, "frames a second (default: the model's, 16)"),
     OPTION_ROW_HEADING("Machine"),
+    OPTION_ROW_TEXT(0, "device", "NAME", device,
+                    "cpu, cuda, cuda:N or auto: a GPU where one works (default: auto)"),
+    OPTION_ROW_TEXT(0, "precision", "NAME", precision,
+                    "bf16 (of a GPU: convolutions in TF32) or float32 (default: bf16 on a GPU)"),
     OPTION_ROW_INT('t', "threads", "N", threads, 1, 1024, "CPU threads (default: all)"),
     OPTION_ROW_TEXT(
         0, "tile", "N", tile,
@@ -46,7 +52,7 @@ const struct command_spec decode_command = {
     .name = "decode",
     .summary = "make a video from saved latents",
     .usage = "LATENTS -o FILE [options]",
-    .text = "Makes a video from latents that 'generate --save-latents' kept.",
+    .text = "Makes a video from latents that 'generate --save-latents' kept, or from a state.",
     .positional = "LATENTS",
     .positional_offset = offsetof(struct arguments, latents),
     .options = options,
@@ -57,16 +63,18 @@ static bool step(void *user, int64_t done, int64_t total)
     return console_step(user, PHASE_DECODE, done, total);
 }
 
-static bool choose_tiles(const struct arguments *a, const struct model *model, int64_t tile,
+static bool choose_tiles(const struct arguments *a, const struct runtime *runtime, int64_t tile,
                          struct decode_video *job, struct error *error)
 {
     const struct memory_query query = {
-        .model = model,
+        .model = job->model,
         .width = job->width * MODEL_VAE_STRIDE,
         .height = job->height * MODEL_VAE_STRIDE,
         .frames = (job->frames - 1) * MODEL_VAE_STRIDE_TIME + 1,
         .tile = tile,
-        .available = system_memory_available(),
+        .available = runtime_available(runtime),
+        .gpu = runtime->gpu,
+        .activations = runtime->activations,
     };
     struct memory_plan plan;
     memory_plan_make_decode(&plan, &query);
@@ -74,9 +82,10 @@ static bool choose_tiles(const struct arguments *a, const struct model *model, i
     return plan.peak <= query.available ||
            error_set(error,
                      "%s: decoding %" PRId64 "x%" PRId64 ", %" PRId64
-                     " frames needs about %.2f GiB, %.2f GiB are available%s",
+                     " frames needs about %.2f GiB%s, %.2f GiB are available%s",
                      a->latents, query.width, query.height, query.frames,
-                     (double)plan.peak / 1073741824.0, (double)query.available / 1073741824.0,
+                     (double)plan.peak / 1073741824.0, runtime->gpu ? " of the GPU" : "",
+                     (double)query.available / 1073741824.0,
                      tile == VAE_TILE_AUTO ? "" : "; --tile auto may fit");
 }
 
@@ -108,15 +117,33 @@ static bool print_json(const struct arguments *a, const char *model_path,
     return true;
 }
 
-static bool run(const struct arguments *a, int64_t tile, struct console *console,
-                struct error *error)
+/* Opens the device and chooses tiles for it; a GPU that was only the best choice may be too small.
+ */
+static bool prepare(const struct arguments *a, struct runtime_desc *desc, struct runtime *runtime,
+                    int64_t tile, struct decode_video *job, struct error *error)
+{
+    if (!runtime_open(runtime, desc, error))
+        return false;
+    bool ok = choose_tiles(a, runtime, tile, job, error);
+    if (!ok && runtime->gpu && runtime->chosen) {
+        runtime_close(runtime);
+        desc->kind = RUNTIME_CPU;
+        ok = runtime_open(runtime, desc, error) && choose_tiles(a, runtime, tile, job, error);
+    }
+    job->ops = runtime->ops;
+    job->device = runtime->device;
+    return ok;
+}
+
+static bool run(const struct arguments *a, struct runtime_desc *desc, int64_t tile,
+                struct console *console, struct error *error)
 {
     char path[MODEL_PATH_MAX];
     struct model model = {0};
+    struct runtime runtime = {.gpu = false};
     float *latents = NULL;
     int64_t shape[4];
-    struct decode_video job = {
-        .model = &model, .ops = &ops_cpu, .output = a->output, .progress = {step, console}};
+    struct decode_video job = {.model = &model, .output = a->output, .progress = {step, console}};
     struct decode_video_times times;
     bool ok = model_location_find(a->model, path, sizeof path, error) &&
               model_open(&model, path, error) &&
@@ -127,9 +154,7 @@ static bool run(const struct arguments *a, int64_t tile, struct console *console
         job.height = shape[2];
         job.width = shape[3];
         job.fps = a->fps.given ? a->fps.value : model.defaults.fps;
-        ok = choose_tiles(a, &model, tile, &job, error) &&
-             job.ops->create(&job.device, (int32_t)a->threads.value, error) &&
-             decode_video(&job, &times, error);
+        ok = prepare(a, desc, &runtime, tile, &job, error) && decode_video(&job, &times, error);
     }
     console_close(console);
     if (ok)
@@ -137,8 +162,7 @@ static bool run(const struct arguments *a, int64_t tile, struct console *console
                       times.load, times.decode, times.write, a->output);
     if (ok && a->json)
         ok = print_json(a, path, &job, &times, error);
-    if (job.device)
-        job.ops->destroy(job.device);
+    runtime_close(&runtime);
     free(latents);
     model_close(&model);
     return ok;
@@ -162,8 +186,10 @@ bool cmd_decode(int argc, char *const *argv, struct error *error)
         return error_set_usage(error, "no output file; name one with --output FILE");
     if (output_file_same(a.latents, a.output))
         return error_set_usage(error, "--output '%s' is the latents' file; name another", a.output);
-    if (!parse_tile("--tile", a.tile, &tile, error))
+    struct runtime_desc desc = {.threads = (int32_t)a.threads.value};
+    if (!parse_tile("--tile", a.tile, &tile, error) ||
+        !generation_runtime(a.device, a.precision, NULL, &desc, error))
         return false;
     console_open(&console, a.quiet);
-    return run(&a, tile, &console, error);
+    return run(&a, &desc, tile, &console, error);
 }

@@ -3,7 +3,9 @@
 #include "model_location.h"
 
 #include "../io/video_writer.h"
+#include "../device_memory.h"
 #include "../machine.h"
+#include "../runtime.h"
 
 #include <draftattn.h>
 
@@ -50,6 +52,24 @@ static void add_backends(cJSON *root)
     }
 }
 
+/* The first GPU, and whether the networks run on it. */
+static void add_gpu(cJSON *root)
+{
+    struct error why = {.usage = false};
+    struct runtime runtime;
+    const struct runtime_desc desc = {.kind = RUNTIME_CUDA};
+    char name[96];
+    bool works = runtime_open(&runtime, &desc, &why);
+    device_memory_device(name, sizeof name);
+    cJSON *gpu = cJSON_AddObjectToObject(root, "gpu");
+    cJSON_AddStringToObject(gpu, "name", name);
+    cJSON_AddNumberToObject(gpu, "memory", (double)device_memory_total());
+    cJSON_AddNumberToObject(gpu, "available", (double)device_memory_available());
+    cJSON_AddBoolToObject(gpu, "works", works);
+    cJSON_AddStringToObject(gpu, "why_not", works ? "" : why.text);
+    runtime_close(&runtime);
+}
+
 static void add_kernels(cJSON *root)
 {
     cJSON *list = cJSON_AddArrayToObject(root, "kernels");
@@ -78,6 +98,7 @@ static cJSON *collect(void)
     machine_cpu_name(text, sizeof text);
     cJSON_AddStringToObject(root, "cpu", text);
     cJSON_AddNumberToObject(root, "threads", (double)sysconf(_SC_NPROCESSORS_ONLN));
+    add_gpu(root);
     add_backends(root);
     add_kernels(root);
     cJSON *encoders = cJSON_AddObjectToObject(root, "encoders");
@@ -108,12 +129,28 @@ static void print_list(const cJSON *list, const char *heading)
     }
 }
 
+static void print_gpu(const cJSON *gpu)
+{
+    const double mib = 1048576.0;
+    const char *name = text_of(gpu, "name");
+    printf("gpu: %s", name[0] ? name : "none");
+    if (name[0])
+        printf(", %.0f of %.0f MiB free",
+               cJSON_GetNumberValue(cJSON_GetObjectItem(gpu, "available")) / mib,
+               cJSON_GetNumberValue(cJSON_GetObjectItem(gpu, "memory")) / mib);
+    if (cJSON_IsTrue(cJSON_GetObjectItem(gpu, "works")))
+        printf("; the networks run on it\n");
+    else
+        printf("; the networks run on the CPU (%s)\n", text_of(gpu, "why_not"));
+}
+
 static void print_text(const cJSON *root)
 {
     const cJSON *encoders = cJSON_GetObjectItem(root, "encoders"), *item;
     printf("draftattn %s (compiler %s)\n", text_of(root, "version"), text_of(root, "compiler"));
     printf("cpu: %s, %.0f threads\n", text_of(root, "cpu"),
            cJSON_GetNumberValue(cJSON_GetObjectItem(root, "threads")));
+    print_gpu(cJSON_GetObjectItem(root, "gpu"));
     print_list(cJSON_GetObjectItem(root, "backends"), "backends:");
     print_list(cJSON_GetObjectItem(root, "kernels"), "kernels:");
     printf("encoders:\n");

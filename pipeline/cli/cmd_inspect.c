@@ -1,8 +1,10 @@
 /* draftattn inspect: what a model folder holds, and what a size would cost in memory. */
 #include "command.h"
+#include "generation_options.h"
 #include "model_location.h"
 
 #include "../generate.h"
+#include "../runtime.h"
 #include "../system_memory.h"
 
 #include <cjson/cJSON.h>
@@ -13,17 +15,23 @@
 #include <string.h>
 
 struct arguments {
-    const char *model, *model_option, *size;
+    const char *model, *model_option, *synthetic, *size, *device, *precision;
     struct option_int frames;
-    bool json;
+    bool offload, json;
 };
 
 static const struct option_spec options[] = {
     OPTION_ROW_HEADING("Files"),
     OPTION_ROW_TEXT('m', "model", "FOLDER", model_option, "the same as naming it directly"),
+    OPTION_ROW_TEXT(0, "synthetic", "NAME", synthetic,
+                    "wan2.1-t2v-1.3b or wan2.1-t2v-14b, as generate has them"),
     OPTION_ROW_HEADING("Memory plan"),
     OPTION_ROW_TEXT(0, "size", "WxH", size, "in pixels (default: the model's)"),
     OPTION_ROW_INT('f', "frames", "N", frames, 1, 9999, "number of frames (default: the model's)"),
+    OPTION_ROW_TEXT(0, "device", "NAME", device,
+                    "as for generate: cpu, cuda, cuda:N or auto (default: auto)"),
+    OPTION_ROW_TEXT(0, "precision", "NAME", precision, "bf16 or float32, as for generate"),
+    OPTION_ROW_FLAG(0, "offload", offload, "the plan of generate --offload"),
     OPTION_ROW_HEADING("Messages"),
     OPTION_ROW_FLAG(0, "json", json, "one JSON object on standard output"),
     OPTION_ROW_END,
@@ -94,33 +102,46 @@ static void add_config(cJSON *root, const struct model *model)
     cJSON_AddNumberToObject(json, "flow_shift", d->flow_shift);
 }
 
-static bool add_memory(cJSON *root, const struct arguments *a, const struct model *model,
-                       struct error *error)
+static bool make_plan(const struct arguments *a, const struct model *model,
+                      struct memory_query *query, struct memory_plan *plan, struct error *error)
 {
     struct generate_settings settings = generate_settings_default();
-    struct memory_plan plan;
+    struct runtime_desc desc = {.offload = a->offload};
+    struct runtime runtime;
     settings.frames = a->frames.value;
     if (a->size &&
         !parse_size("--size", a->size, 1, 16384, &settings.width, &settings.height, error))
         return false;
     generate_settings_fill(&settings, model, NULL);
-    struct memory_query query = {
+    if (!generation_runtime(a->device, a->precision, NULL, &desc, error) ||
+        !runtime_open(&runtime, &desc, error))
+        return false;
+    *query = (struct memory_query){
         .model = model,
         .width = settings.width,
         .height = settings.height,
         .frames = settings.frames,
         .guided = settings.guidance > 1,
         .tile = VAE_TILE_AUTO,
+        .context = runtime.context,
         .attention = settings.attention,
-        .available = system_memory_available(),
+        .available = runtime_available(&runtime),
+        .gpu = runtime.gpu,
+        .activations = runtime.activations,
+        .offload = a->offload,
+        .host_available = system_memory_available(),
     };
-    draftattn_context_desc desc = draftattn_context_desc_default();
-    desc.device = -1; /* as in generate */
-    if (draftattn_context_create(&query.context, &desc) != DRAFTATTN_SUCCESS)
-        return error_set(error, "%s", draftattn_context_last_error(NULL));
-    bool ok = memory_plan_make(&plan, &query, error);
-    draftattn_context_destroy(query.context);
-    if (!ok)
+    bool ok = memory_plan_make(plan, query, error);
+    runtime_close(&runtime);
+    return ok;
+}
+
+static bool add_memory(cJSON *root, const struct arguments *a, const struct model *model,
+                       struct error *error)
+{
+    struct memory_query query;
+    struct memory_plan plan;
+    if (!make_plan(a, model, &query, &plan, error))
         return false;
     cJSON *json = cJSON_AddObjectToObject(root, "memory");
     cJSON_AddNumberToObject(json, "width", (double)query.width);
@@ -131,8 +152,10 @@ static bool add_memory(cJSON *root, const struct arguments *a, const struct mode
     cJSON_AddNumberToObject(json, "decode", (double)plan.decode);
     cJSON_AddNumberToObject(json, "peak", (double)plan.peak);
     cJSON_AddNumberToObject(json, "available", (double)query.available);
+    cJSON_AddNumberToObject(json, "offloaded", (double)plan.host);
+    cJSON_AddBoolToObject(json, "gpu", query.gpu);
     char text[1024];
-    memory_plan_describe(&plan, query.available, text, sizeof text);
+    memory_plan_describe(&plan, &query, text, sizeof text);
     cJSON_AddStringToObject(json, "text", text);
     return true;
 }
@@ -171,10 +194,14 @@ static bool collect(cJSON *root, const struct arguments *a, const struct model *
                     struct error *error)
 {
     cJSON_AddStringToObject(root, "model", model->folder.root);
-    cJSON_AddStringToObject(
-        root, "layout", model->folder.layout == MODEL_LAYOUT_DIFFUSERS ? "diffusers" : "original");
+    cJSON_AddStringToObject(root, "layout",
+                            model->synthetic                                 ? "synthetic"
+                            : model->folder.layout == MODEL_LAYOUT_DIFFUSERS ? "diffusers"
+                                                                             : "original");
     cJSON *networks = cJSON_AddArrayToObject(root, "networks");
     add_config(root, model);
+    if (model->synthetic)
+        return add_memory(root, a, model, error);
     return add_network(networks, "text encoder", model->folder.text_encoder, error) &&
            add_network(networks, "transformer", model->folder.transformer, error) &&
            add_network(networks, "vae", model->folder.vae, error) &&
@@ -194,7 +221,11 @@ bool cmd_inspect(int argc, char *const *argv, struct error *error)
         return true;
     }
     const char *given = a.model ? a.model : a.model_option;
-    if (!model_location_find(given, path, sizeof path, error) || !model_open(&model, path, error))
+    if (a.synthetic && given)
+        return error_set_usage(error, "give a model or --synthetic, not both");
+    if (a.synthetic ? !generation_synthetic(a.synthetic, &model, error)
+                    : !model_location_find(given, path, sizeof path, error) ||
+                          !model_open(&model, path, error))
         return false;
     cJSON *root = cJSON_CreateObject();
     bool ok = collect(root, &a, &model, error);

@@ -22,11 +22,11 @@ static void print_attention(struct console *console, const struct generate_setti
                             const struct generate_report *report)
 {
     const struct self_attention_report *a = &report->attention;
+    if (a->calls == 0)
+        return; /* resumed after the last step */
     console_print(console, "attention: %s on %s (%s), %" PRId64 " tokens; density %.3f",
                   draftattn_policy_name(s->attention.policy), report->backend, report->kernel,
                   report->tokens, a->density_all);
-    if (console->quiet)
-        return;
     if (a->calls > a->dense_calls)
         fprintf(stderr, ", %.3f in the %" PRId64 " sparse of %" PRId64 " calls", a->density,
                 a->calls - a->dense_calls, a->calls);
@@ -41,6 +41,29 @@ static void print_attention(struct console *console, const struct generate_setti
         fprintf(stderr, "estimated attention error: not measured (--probes 256 measures it)\n");
 }
 
+static void print_memory(const struct generate_report *report)
+{
+    const double mib = 1048576.0;
+    double planned = (double)report->memory.peak / mib, peak = (double)report->memory_peak / mib;
+    if (report->gpu)
+        fprintf(stderr,
+                "memory: %.0f MiB of the GPU taken at most (planned %.0f), %.0f MiB of the host\n",
+                (double)report->device_peak / mib, planned, peak);
+    else
+        fprintf(stderr, "memory: %.0f MiB at most (planned %.0f)\n", peak, planned);
+}
+
+/* "; 2.31 s a step", and of each kind where there are both */
+static void print_steps(const struct generate_report *report)
+{
+    if (report->dense_steps + report->sparse_steps == 0)
+        return;
+    fprintf(stderr, "; %.2f s a step", report->step_seconds);
+    if (report->dense_steps > 0 && report->sparse_steps > 0)
+        fprintf(stderr, " (dense %.2f, sparse %.2f)", report->dense_step_seconds,
+                report->sparse_step_seconds);
+}
+
 void generate_summary_end(struct console *console, const struct generate_settings *s,
                           const struct generate_report *report)
 {
@@ -50,10 +73,10 @@ void generate_summary_end(struct console *console, const struct generate_setting
     for (int i = 0; i < PHASE_COUNT; i++)
         fprintf(stderr, "%s %s %.1f", i ? " +" : "", generate_phase_name((enum generate_phase)i),
                 report->seconds[i]);
-    fprintf(stderr, "; %.2f s a step\n", report->step_seconds);
+    print_steps(report);
+    fputc('\n', stderr);
     print_attention(console, s, report);
-    fprintf(stderr, "memory: %.0f MiB at most (planned %.0f)\n", report->memory_peak / 1048576.0,
-            report->memory.peak / 1048576.0);
+    print_memory(report);
     fprintf(stderr, "wrote %s (%s)\n", s->output, report->encoder);
 }
 
@@ -98,9 +121,37 @@ static void add_times(cJSON *root, const struct generate_report *report)
                                 report->seconds[i]);
     cJSON_AddNumberToObject(seconds, "total", report->total_seconds);
     cJSON_AddNumberToObject(seconds, "step", report->step_seconds);
+    cJSON_AddNumberToObject(seconds, "dense_step", report->dense_step_seconds);
+    cJSON_AddNumberToObject(seconds, "sparse_step", report->sparse_step_seconds);
+    cJSON_AddNumberToObject(root, "first_step", (double)report->first_step);
+    cJSON_AddNumberToObject(root, "dense_steps", (double)report->dense_steps);
+    cJSON_AddNumberToObject(root, "sparse_steps", (double)report->sparse_steps);
+}
+
+static void add_memory(cJSON *root, const struct generate_report *report)
+{
+    const struct memory_plan *plan = &report->memory;
+    const struct {
+        const char *name;
+        int64_t bytes;
+    } parts[] = {
+        {"planned", plan->peak},
+        {"peak", report->memory_peak},
+        {"device_peak", report->device_peak},
+        {"program", plan->program},
+        {"latents", plan->latents},
+        {"text_encoder", plan->text_encoder},
+        {"transformer_weights", plan->transformer_weights},
+        {"transformer_work", plan->transformer_work},
+        {"prompts", plan->prompts},
+        {"attention", plan->attention},
+        {"vae_weights", plan->vae_weights},
+        {"vae_work", plan->vae_work},
+        {"offloaded", plan->host},
+    };
     cJSON *memory = cJSON_AddObjectToObject(root, "memory");
-    cJSON_AddNumberToObject(memory, "planned", (double)report->memory.peak);
-    cJSON_AddNumberToObject(memory, "peak", (double)report->memory_peak);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        cJSON_AddNumberToObject(memory, parts[i].name, (double)parts[i].bytes);
 }
 
 bool generate_summary_json(FILE *out, const struct generate_settings *s,
@@ -126,8 +177,13 @@ bool generate_summary_json(FILE *out, const struct generate_settings *s,
     cJSON_AddNumberToObject(root, "cfg", s->guidance);
     cJSON_AddNumberToObject(root, "flow_shift", s->flow_shift);
     cJSON_AddStringToObject(root, "sampler", s->sampler);
+    cJSON_AddStringToObject(root, "device", report->device);
+    cJSON_AddStringToObject(root, "precision",
+                            report->activations == ELEMENT_BF16 ? "bf16" : "float32");
+    cJSON_AddBoolToObject(root, "offload", report->offload);
     add_attention(root, s, report);
     add_times(root, report);
+    add_memory(root, report);
     char *text = cJSON_PrintUnformatted(root);
     cJSON_Delete(root);
     if (!text)

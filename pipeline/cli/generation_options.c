@@ -103,6 +103,30 @@ bool generation_backend(const char *flag, const char *name, draftattn_backend *b
            suggest_refuse(flag, name, backend_at, NULL, error);
 }
 
+bool generation_runtime(const char *device, const char *precision, const char *backend,
+                        struct runtime_desc *runtime, struct error *error)
+{
+    if (device && !runtime_kind_from_name(device, &runtime->kind, &runtime->index))
+        return error_set_usage(error, "--device '%s': takes auto, cpu, cuda or cuda:N", device);
+    if (precision && !runtime_precision_from_name(precision, &runtime->precision))
+        return error_set_usage(error, "--precision '%s': takes bf16, float32 or auto", precision);
+    return !backend || generation_backend("--backend", backend, &runtime->backend, error);
+}
+
+static const char *synthetic_at(const void *user, size_t index)
+{
+    (void)user;
+    return model_synthetic_name(index);
+}
+
+bool generation_synthetic(const char *name, struct model *model, struct error *error)
+{
+    for (size_t i = 0; model_synthetic_name(i); i++)
+        if (strcmp(name, model_synthetic_name(i)) == 0)
+            return model_open_synthetic(model, name, error);
+    return suggest_refuse("--synthetic", name, synthetic_at, NULL, error);
+}
+
 void generation_set_policy(draftattn_plan_desc *desc, draftattn_policy policy)
 {
     desc->policy = policy;
@@ -120,14 +144,14 @@ bool generation_options_take(const struct generation_arguments *a, struct genera
     s->fps = a->fps.value;
     s->flow_shift = a->flow_shift.value;
     s->seed = a->seed.given ? (uint64_t)a->seed.value : rng_random_seed();
-    s->threads = (int32_t)a->threads.value;
+    s->runtime.threads = (int32_t)a->threads.value;
+    s->runtime.offload = a->offload;
     if (a->cfg.given)
         s->guidance = a->cfg.value;
     if (a->sampler)
         s->sampler = a->sampler;
-    if (a->backend && !generation_backend("--backend", a->backend, &s->backend, error))
-        return false;
-    return take_size(a, s, error) && parse_tile("--tile", a->tile, &s->tile, error) &&
+    return generation_runtime(a->device, a->precision, a->backend, &s->runtime, error) &&
+           take_size(a, s, error) && parse_tile("--tile", a->tile, &s->tile, error) &&
            take_attention(a, &s->attention, &texts->dense_layers, error) &&
            read_prompt("--prompt", a->prompt, &s->prompt, &texts->prompt, error) &&
            read_prompt("--negative-prompt", a->negative, &s->negative_prompt, &texts->negative,

@@ -11,11 +11,12 @@
 #include "../generate.h"
 
 struct generation_arguments {
-    const char *prompt, *negative, *model, *noise, *size, *sampler, *dense_layers, *backend, *tile;
+    const char *prompt, *negative, *model, *noise, *size, *sampler, *dense_layers, *tile;
+    const char *device, *precision, *backend;
     struct option_int width, height, frames, steps, seed, compensation, probes, threads;
     struct option_int min_tokens;
     struct option_real fps, cfg, flow_shift, dense_steps;
-    bool json, quiet;
+    bool offload, json, quiet;
 };
 
 #define GENERATION_MAX_SIDE   16384
@@ -80,11 +81,19 @@ struct generation_arguments {
 
 #define GENERATION_ROWS_MACHINE                                                                    \
     OPTION_ROW_HEADING("Machine"),                                                                 \
+        OPTION_ROW_TEXT(0, "device", "NAME", common.device,                                        \
+                        "cpu, cuda, cuda:N for a GPU by number, or auto: a GPU where one works "   \
+                        "and the video fits (default: auto)"),                                     \
+        OPTION_ROW_TEXT(0, "precision", "NAME", common.precision,                                  \
+                        "bf16 (GPUs alone) or float32 (default: bf16 on a GPU)"),                  \
+        OPTION_ROW_FLAG(0, "offload", common.offload,                                              \
+                        "keep the transformer's blocks in the host's memory and bring them to "    \
+                        "the GPU one by one: large models on small cards"),                        \
         OPTION_ROW_INT('t', "threads", "N", common.threads, 1, 1024,                               \
                        "CPU threads (default: all)"),                                              \
         OPTION_ROW_TEXT(0, "backend", "NAME", common.backend,                                      \
-                        "of the attention: auto (the fastest of the CPU), reference, portable, "   \
-                        "avx2 or avx512 (default: auto)"),                                         \
+                        "of the attention: auto (the device's fastest), reference, portable, "     \
+                        "avx2, avx512 or cuda (default: auto)"),                                   \
         OPTION_ROW_TEXT(                                                                           \
             0, "tile", "N", common.tile,                                                           \
             "VAE tiles: auto (when memory is short), off, or a side in pixels (default: "          \
@@ -102,6 +111,13 @@ bool generation_options_take(const struct generation_arguments *arguments,
                              struct generate_settings *settings, struct generation_texts *texts,
                              struct error *error);
 void generation_texts_free(struct generation_texts *texts);
+
+/* --device, --precision and --backend (NULL = not given) to a device. */
+bool generation_runtime(const char *device, const char *precision, const char *backend,
+                        struct runtime_desc *runtime, struct error *error);
+
+/* Opens the synthetic model of this name; the message lists what there is. */
+bool generation_synthetic(const char *name, struct model *model, struct error *error);
 
 /* "draft-paper" to its number; the message lists what there is. */
 bool generation_policy(const char *flag, const char *name, draftattn_policy *policy,

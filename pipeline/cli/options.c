@@ -172,6 +172,40 @@ bool options_parse(const struct command_spec *command, int argc, char *const *ar
     return true;
 }
 
+static bool is_given(const struct option_spec *o, const void *arguments)
+{
+    const void *field = (const char *)arguments + o->offset;
+    switch (o->kind) {
+    case OPTION_HEADING:
+        return false;
+    case OPTION_FLAG:
+        return *(const bool *)field;
+    case OPTION_TEXT:
+        return *(const char *const *)field != NULL;
+    case OPTION_TEXTS:
+        return ((const struct option_texts *)field)->count > 0;
+    case OPTION_REAL:
+        return ((const struct option_real *)field)->given;
+    default:
+        return ((const struct option_int *)field)->given;
+    }
+}
+
+const char *options_given_beside(const struct command_spec *command, const void *arguments,
+                                 const char *const *allowed)
+{
+    for (const struct option_spec *o = command->options; o->name; o++) {
+        const char *const *name = allowed;
+        if (!is_given(o, arguments))
+            continue;
+        while (*name && strcmp(*name, o->name) != 0)
+            name++;
+        if (!*name)
+            return o->name;
+    }
+    return NULL;
+}
+
 /* Words of text from column to HELP_WIDTH, the cursor being at column; a '\n' in text is kept. */
 static void print_wrapped(FILE *out, const char *text, int indent, int column)
 {

@@ -100,6 +100,10 @@ struct command_spec {
 bool options_parse(const struct command_spec *command, int argc, char *const *argv, void *arguments,
                    bool *help, struct error *error);
 
+/* The first option that was given and is not in allowed (names, ended by NULL); NULL = none. */
+const char *options_given_beside(const struct command_spec *command, const void *arguments,
+                                 const char *const *allowed);
+
 /* The help page, at most 80 columns. */
 void options_print_help(const struct command_spec *command, FILE *out);
 

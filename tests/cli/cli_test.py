@@ -3,7 +3,7 @@
 
 Run by CTest, or by hand:
 DRAFTATTN_PROGRAM=build/release/bin/draftattn DRAFTATTN_TEST_MODEL=samples/tiny-world/checkpoint \
-    python3 tests/cli/cli_test.py [Usage|Generate|Formats|Models|Output|Interrupt]
+    python3 tests/cli/cli_test.py [Usage|Generate|Formats|Models|Output|Interrupt|Resume]
 """
 import fcntl
 import json
@@ -68,6 +68,18 @@ class Usage(Case):
                 (["--attention", "magic"], "'magic'", "draft-paper"),
                 (["--sampler", "heun"], "heun", "unipc", "euler"),
                 (["--backend", "gpu9"], "'gpu9'", "avx2"),
+                (["--device", "gpu"], "--device 'gpu'", "cuda:N"),
+                (["--device", "cuda:x"], "--device 'cuda:x'"),
+                (["--device", "cuda"], "--device cuda"), # none is in sight
+                (["--device", "cuda:7", "--backend", "avx2"], "--backend avx2", "GPU"),
+                (["--device", "cpu", "--backend", "cuda"], "--backend cuda", "--device cpu"),
+                (["--device", "cpu", "--precision", "bf16"], "--precision bf16", "--device cpu"),
+                (["--device", "cpu", "--offload"], "--offload", "--device cpu"),
+                (["--offload"], "--device cuda"),
+                (["--precision", "int4"], "--precision 'int4'", "float32"),
+                (["--synthetic", "wan2.1-t2v-1.5b"], "did you mean 'wan2.1-t2v-1.3b'?", "14b"),
+                (["--synthetic", "wan2.1-t2v-14b", "-m", MODEL], "--model or --synthetic"),
+                (["--save-every", "0"], "--save-every '0'"),
                 (["--seed", "-1"], "--seed '-1'", "4294967295"),
                 (["--cfg", "nan"], "--cfg 'nan'"),
                 (["--flow-shift", "0"], "--flow-shift '0'"),
@@ -110,6 +122,8 @@ class Usage(Case):
         for backend in info["backends"]:
             self.assertEqual(backend["works"], backend["why_not"] == "")
         self.assertEqual(info["model"], MODEL)
+        self.assertEqual(info["gpu"]["works"], info["gpu"]["why_not"] == "")
+        self.assertIn("gpu: none", out)
 
     def test_inspect(self):
         out, _ = self.succeed("inspect")
@@ -124,6 +138,17 @@ class Usage(Case):
         self.assertGreater(found["memory"]["peak"], 1 << 20)
         found = json.loads(self.succeed("inspect", "--json", "--size", "60x70", "-f", "6")[0])
         self.assertEqual([found["memory"][k] for k in ("width", "height", "frames")], [64, 64, 5])
+
+    def test_synthetic(self):
+        """Their shapes and what they need; running one takes hours on a CPU."""
+        for name, layers, low, high in (("wan2.1-t2v-1.3b", 30, 5.6, 5.8),
+                                        ("wan2.1-t2v-14b", 40, 57.0, 57.4)):
+            found = json.loads(self.succeed("inspect", "--synthetic", name, "--json")[0])
+            self.assertEqual(found["layout"], "synthetic")
+            self.assertEqual(found["config"]["layers"], layers)
+            weights = float(re.search(r"= weights (\d+)", found["memory"]["text"]).group(1))
+            self.assertTrue(low < weights * 1048576e-9 < high, weights)
+        self.refuse(["inspect", "--synthetic", "wan"], 2, "--synthetic 'wan'", "wan2.1-t2v-14b")
 
     def test_inspect_dtypes(self):
         """F16 is told from BF16."""
@@ -488,10 +513,19 @@ class Models(Case):
         tensor = next(n for n in header if n.startswith("decoder.up_blocks.1") and
                       n.endswith("conv1.weight"))
         self.replace(root, VAE, self.with_nan(VAE, tensor))
-        kept = "out.mp4.latents.safetensors"
-        self.refuse(generate("-m", root), 1, "up_blocks.1", kept, "draftattn decode", left=[kept])
-        self.succeed("decode", kept, "-o", "out.mp4", "-t", "1")
-        self.assertEqual(self.probe("out.mp4")[2], 5)
+        kept = "out.mp4.state.safetensors"
+        self.refuse(generate("-m", root), 1, "up_blocks.1", kept, "2 of 2 steps", "--resume",
+                    left=[kept])
+        self.succeed("decode", kept, "-o", "decoded.mp4", "-t", "1")
+        self.assertEqual(self.probe("decoded.mp4")[2], 5)
+        os.remove(self.path("decoded.mp4"))
+        self.replace(root, VAE, read_model_file(VAE))
+        _, err = self.succeed("generate", "--resume", kept)
+        self.assertNotIn("load: 8", err) # not the transformer
+        self.assertEqual(self.files(), ["out.mp4"])
+        resumed = self.read("out.mp4")
+        self.succeed(*generate("-m", root))
+        self.assertEqual(self.read("out.mp4"), resumed)
 
     def test_latents(self):
         for name, data in (("text.st", b"no safetensors"), ("empty.st", b"")):
@@ -589,7 +623,7 @@ class Output(Case):
 
 
 class Interrupt(Case):
-    """Ctrl-C at each phase: exit code 130, no file left."""
+    """Ctrl-C at each phase: exit code 130, no file left but the state of what was denoised."""
 
     def interrupt(self, arguments, wait_for, signal_number=signal.SIGINT, left=()):
         process = subprocess.Popen([PROGRAM, *arguments], cwd=self.work, stderr=subprocess.PIPE,
@@ -605,7 +639,13 @@ class Interrupt(Case):
         self.assertEqual(process.returncode, 130, (seen + err).decode())
         self.assertIn(b"draftattn: interrupted", err)
         self.assertEqual(out, b"")
-        self.assertEqual(self.files(), sorted(left))
+        found = self.files()
+        kept = [name for name in found if name.endswith(".state.safetensors")]
+        self.assertEqual([name for name in found if name not in kept], sorted(left))
+        self.assertEqual(bool(kept), b"steps are kept" in err)
+        for name in kept:
+            os.remove(self.path(name))
+        return kept
 
     def long(self, *more, output="out.mp4"):
         return ["generate", "-p", "a ball", "-o", output, "--size", "128x128", "--frames", "33",
@@ -634,9 +674,10 @@ class Interrupt(Case):
 
     def test_decoding(self):
         for name in ("out.mp4", "out-%d.png"):
-            self.interrupt(["generate", "-p", "a ball", "-o", name, "--size", "256x256", "--frames",
-                            "33", "--steps", "1", "--cfg", "1", "--threads", "1", "--seed", "1"],
-                           b"denoise: 1 of 1")
+            kept = self.interrupt(["generate", "-p", "a ball", "-o", name, "--size", "256x256",
+                                   "--frames", "33", "--steps", "1", "--cfg", "1", "--threads",
+                                   "1", "--seed", "1"], b"denoise: 1 of 1")
+            self.assertEqual(kept, [name + ".state.safetensors"])
 
     def test_decode_command(self):
         self.succeed(*generate("--size", "256x256", "--frames", "17", "--steps", "1", "--cfg", "1",
@@ -650,6 +691,127 @@ class Interrupt(Case):
         process.communicate(timeout=120)
         self.assertEqual(process.returncode, 130)
         self.assertEqual(self.files(), ["first.gif", "kept"])
+
+
+class Resume(Case):
+    """What was denoised is not lost: the rest of an interrupted run gives the same file."""
+    STATE = "out.mp4.state.safetensors"
+
+    def run_of(self, *more, output="out.mp4"):
+        return ["generate", "-p", "a \"red\" ball", "-n", "blurry", "-o", output, "--size", "64x64",
+                "--frames", "5", "--steps", "60", "--seed", "7", "--threads", "1", "--min-tokens",
+                "1", "--dense-layers", "1,3", *more]
+
+    def stop(self, arguments, signal_number=signal.SIGINT):
+        """Stops a run once it has saved its state, gives its exit code and standard error."""
+        process = subprocess.Popen([PROGRAM, *arguments], cwd=self.work, stdin=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, env=self.environment())
+        before = self.read(self.STATE) if self.STATE in self.files() else b""
+        while self.STATE not in self.files() or self.read(self.STATE) == before:
+            self.assertIsNone(process.poll(), "ended before it was stopped")
+            time.sleep(0.005)
+        process.send_signal(signal_number)
+        _, err = process.communicate(timeout=120)
+        return process.returncode, err.decode()
+
+    def step(self):
+        header, _ = split_safetensors(self.read(self.STATE))
+        return int(header["__metadata__"]["step"])
+
+    def test_same_video(self):
+        for sampler in ("unipc", "dpm++", "euler"):
+            with self.subTest(sampler=sampler):
+                run = self.run_of("--sampler", sampler, "--save-every", "3")
+                self.succeed(*run)
+                self.assertEqual(self.files(), ["out.mp4"])
+                whole = self.read("out.mp4")
+                os.remove(self.path("out.mp4"))
+                code, err = self.stop(run)
+                self.assertEqual(code, 130)
+                self.assertRegex(err, r"draftattn: interrupted; (\d+) of 60 steps are kept: "
+                                      r"'draftattn generate --resume " + self.STATE)
+                self.assertEqual(self.files(), [self.STATE])
+                first = self.step()
+                code, err = self.stop(["generate", "--resume", self.STATE])
+                self.assertEqual(code, 130)
+                self.assertGreater(self.step(), first)
+                out, err = self.succeed("generate", "--resume", self.STATE, "--json", "--threads",
+                                        "2")
+                self.assertIn("of 60 steps", err)
+                self.assertEqual(json.loads(out)["seed"], 7)
+                self.assertEqual(self.files(), ["out.mp4"])
+                self.assertEqual(self.read("out.mp4"), whole)
+
+    def test_killed(self):
+        """A killed run leaves what it saved last, whole."""
+        run = self.run_of("--save-every", "1")
+        self.succeed(*run)
+        whole = self.read("out.mp4")
+        self.assertEqual(self.stop(run, signal.SIGKILL)[0], -9)
+        self.succeed("generate", "--resume", self.STATE, "-o", "again.mp4", "-q")
+        self.assertNotIn(self.STATE, self.files())
+        self.assertEqual(self.read("again.mp4"), whole)
+
+    def test_elsewhere(self):
+        """A state finds its model from any folder, and another model is refused."""
+        root = self.model_copy()
+        run = self.run_of("--save-every", "1", "-m", os.path.relpath(root, self.work))
+        self.stop(run)
+        moved = os.path.join(self.folder, "moved.safetensors")
+        os.rename(self.path(self.STATE), moved)
+        self.refuse(["generate", "--resume", moved], 2, "--output")
+        self.refuse(["generate", "--resume", moved, "-o", "x.mp4", "-m", MODEL], 1, "moved.safe",
+                    "was made with the model 'model ", "--model")
+        done = subprocess.run([PROGRAM, "generate", "--resume", moved, "-o", "x.gif", "-q"],
+                              cwd=self.folder, env=self.environment(), check=False)
+        self.assertEqual(done.returncode, 0)
+        self.assertFalse(os.path.exists(moved))
+
+    def test_refused(self):
+        self.stop(self.run_of("--save-every", "1"))
+        kept = self.read(self.STATE)
+        for flags in (["-p", "x"], ["--steps", "9"], ["--seed", "1"], ["--sampler", "euler"],
+                      ["--sparsity", "0.5"], ["--precision", "float32"], ["--save-every", "1"]):
+            self.refuse(["generate", "--resume", self.STATE, *flags], 2, "--resume",
+                        "does not go with", left=[self.STATE])
+        self.refuse(["generate", "--resume", self.STATE, "--device", "cuda"], 2, "--device cuda",
+                    left=[self.STATE])
+        self.refuse(["generate", "--resume", "gone"], 1, "gone", "No such file", left=[self.STATE])
+        header, data = split_safetensors(kept)
+        about = header["__metadata__"]
+
+        def broken(*words, code=1, change=(), drop=None, tensors=None):
+            changed = {**(tensors or header), "__metadata__": {**about, **dict(change)}}
+            if drop:
+                del changed["__metadata__"][drop]
+            with open(self.path(self.STATE), "wb") as file:
+                file.write(join_safetensors(changed, data))
+            self.refuse(["generate", "--resume", self.STATE], code, *words, left=[self.STATE])
+
+        broken("'steps'", "is missing", drop="steps")
+        broken("'step'", "1 to 60", change={"step": "61"})
+        broken("'width'", change={"width": "1e9"})
+        broken("latents", change={"width": "16384", "height": "16384"})
+        broken("latents", change={"frames": "9"})
+        broken("no sampler 'x'", code=2, change={"sampler": "x"})
+        broken("history", "dpm++", change={"sampler": "dpm++"})
+        broken("layer 9", code=2, change={"attention.dense_layers": "9"})
+        broken("nowhere", change={"model": "/nowhere"})
+        broken("prompt is empty", code=2, change={"prompt": " "})
+        broken("metadata", tensors={**header, "__metadata__": 1}, change={"x": 7})
+        renamed = {("history.9" if k == "history.0" else k): v for k, v in header.items()}
+        broken("history", tensors=renamed)
+        with open(self.path(self.STATE), "wb") as file:
+            file.write(kept[:-4])
+        self.refuse(["generate", "--resume", self.STATE], 1, self.STATE, "truncated",
+                    left=[self.STATE])
+
+    def test_earlier_state(self):
+        """A run that begins again says what it leaves behind, and leaves it."""
+        self.stop(self.run_of("--save-every", "1"))
+        _, err = self.succeed(*self.run_of("--steps", "2"))
+        self.assertIn(self.STATE + " is there from an earlier run", err)
+        self.assertEqual(self.files(), ["out.mp4", self.STATE])
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ static bool generate(const struct job *job, struct error *error)
     settings.output = job->output;
     settings.save_latents = job->latents;
     settings.seed = 1;
-    settings.threads = 1;
+    settings.runtime.threads = 1;
     settings.attention.dense_steps = 0;
     bool ok = model_open(&model, job->model, error) &&
               generate_settings_resolve(&settings, &model, NULL, error) &&

@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -100,7 +101,7 @@ static void test_parts(void **state)
     assert_true(memory_plan_make(&plan, &q, NULL));
     assert_int_equal(larger.prompts, 2 * plan.prompts);
     char text[1024];
-    int length = memory_plan_describe(&plan, q.available, text, sizeof text);
+    int length = memory_plan_describe(&plan, &q, text, sizeof text);
     assert_true(length > 0 && (size_t)length < sizeof text);
     assert_non_null(strstr(text, "of 1024000 available"));
 }
@@ -174,6 +175,81 @@ static void test_refused(void **state)
     assert_non_null(strstr(error.text, "832x480"));
 }
 
+static struct memory_query gpu_query(const struct model *model, int64_t width, int64_t height)
+{
+    struct memory_query q = query_of(width, height, 81);
+    q.model = model;
+    q.gpu = true;
+    q.activations = ELEMENT_BF16;
+    q.available = 79 * GIB;
+    q.host_available = 100 * GIB;
+    return q;
+}
+
+/* What the published models need on a card; attention as a CPU would lay it out. */
+static void test_gpu(void **state)
+{
+    struct model large;
+    struct error error = {.usage = false};
+    struct memory_plan plan, offloaded;
+    assert_true(model_open_synthetic(&large, "wan2.1-t2v-14b", &error));
+    struct memory_query q = gpu_query(&large, 1280, 720);
+    q.context = *state;
+    assert_true(memory_plan_make(&plan, &q, NULL));
+    /* 14.29e9 parameters, few of them float32 */
+    assert_true(plan.transformer_weights > 28550000000 && plan.transformer_weights < 29400000000);
+    assert_true(plan.text_encoder > 9200000000 && plan.text_encoder < 10500000000);
+    assert_true(plan.peak < 45000000000);
+    assert_int_equal(plan.host, 0);
+    assert_int_equal(plan.video, 0);
+    assert_true(memory_plan_fits(&plan, &q));
+    q.offload = true;
+    assert_true(memory_plan_make(&offloaded, &q, NULL));
+    assert_true(offloaded.peak < 22000000000);
+    assert_true(offloaded.host > 26000000000 && offloaded.host < 29400000000);
+    assert_int_equal(offloaded.transformer_work, plan.transformer_work);
+    char text[1024];
+    memory_plan_describe(&offloaded, &q, text, sizeof text);
+    assert_non_null(strstr(text, "of the GPU"));
+    assert_non_null(strstr(text, "offloaded"));
+    q.host_available = 16 * GIB;
+    assert_false(memory_plan_fits(&offloaded, &q));
+    assert_false(memory_plan_refuse(&offloaded, &q, &error));
+    assert_non_null(strstr(error.text, "--offload keeps"));
+    model_close(&large);
+}
+
+/* What does not fit is refused with what would. */
+static void test_gpu_refused(void **state)
+{
+    struct model large;
+    struct error error = {.usage = false};
+    struct memory_plan plan;
+    int width = 0, height = 0;
+    assert_true(model_open_synthetic(&large, "wan2.1-t2v-14b", &error));
+    struct memory_query q = gpu_query(&large, 1280, 720);
+    q.context = *state;
+    q.available = 23 * GIB;
+    assert_true(memory_plan_make(&plan, &q, NULL));
+    assert_false(memory_plan_fits(&plan, &q));
+    memory_plan_refuse(&plan, &q, &error);
+    assert_non_null(strstr(error.text, "on the GPU"));
+    assert_non_null(strstr(error.text, "--offload would fit"));
+    assert_null(strstr(error.text, "--size")); /* the weights alone are more */
+    q.available = 32 * GIB;
+    assert_true(memory_plan_make(&plan, &q, NULL));
+    memory_plan_refuse(&plan, &q, &error);
+    const char *size = strstr(error.text, "--offload would fit, or --size ");
+    assert_non_null(size);
+    assert_int_equal(sscanf(strstr(size, "--size "), "--size %dx%d", &width, &height), 2);
+    assert_true(width < 1280 && width % 16 == 0 && height < 720 && height % 16 == 0);
+    q.available = 8 * GIB;
+    assert_true(memory_plan_make(&plan, &q, NULL));
+    memory_plan_refuse(&plan, &q, &error);
+    assert_null(strstr(error.text, "would fit"));
+    model_close(&large);
+}
+
 static void test_system(void **state)
 {
     (void)state;
@@ -193,9 +269,11 @@ static void test_system(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_system),  cmocka_unit_test(test_grid), cmocka_unit_test(test_parts),
-        cmocka_unit_test(test_tiles),   cmocka_unit_test(test_fit),  cmocka_unit_test(test_absurd),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_system),      cmocka_unit_test(test_grid),
+        cmocka_unit_test(test_parts),       cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_fit),         cmocka_unit_test(test_absurd),
+        cmocka_unit_test(test_refused),     cmocka_unit_test(test_gpu),
+        cmocka_unit_test(test_gpu_refused),
     };
     return cmocka_run_group_tests(tests, make_context, free_context);
 }

@@ -1,0 +1,84 @@
+/*
+ * What was denoised is not lost: the state becomes a file when the loop stops early, when asked for,
+ * and once a minute, which is what a killed process loses at most. Complete latents are saved where
+ * decoding fails.
+ */
+#include "generation.h"
+
+#include "clock.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#define WRITE_SECONDS 60.0
+
+bool generation_save_due(void *user, int32_t steps_done)
+{
+    struct generation *g = user;
+    int64_t every = g->settings->save_every;
+    double now = clock_seconds();
+    if (g->kept.written <= 0)
+        g->kept.written = now; /* the first minute begins */
+    return (every > 0 && steps_done % every == 0) || now - g->kept.written >= WRITE_SECONDS;
+}
+
+static bool write_state(struct generation *g, int64_t step, const float *latents,
+                        const float *const *history, int count, struct error *error)
+{
+    const struct run_state_to_write state = {
+        .model = g->model,
+        .settings = g->settings,
+        .runtime = &g->runtime.desc,
+        .step = step,
+        .shape = g->shape,
+        .latents = latents,
+        .history = history,
+        .history_count = count,
+    };
+    if (!run_state_write(g->settings->state, &state, error))
+        return false;
+    g->kept.step = step;
+    return true;
+}
+
+bool generation_save(void *user, int32_t steps_done, const float *latents,
+                     const float *const *history, int count, struct error *error)
+{
+    struct generation *g = user;
+    struct error why = {.usage = false};
+    double start = clock_seconds();
+    (void)error;
+    if (!write_state(g, steps_done, latents, history, count, &why)) {
+        char text[sizeof why.text + 32];
+        snprintf(text, sizeof text, "the state is not saved: %s", why.text);
+        generation_note(g, text);
+    }
+    g->kept.written = clock_seconds(); /* once a minute is enough of failures, too */
+    g->kept.seconds += g->kept.written - start;
+    return true;
+}
+
+void generation_rescue(struct generation *g, struct error *error)
+{
+    const int64_t steps = g->settings->steps;
+    const struct run_state *resumed = g->settings->resume;
+    struct error why = {.usage = false};
+    bool complete = g->denoised && (!resumed || resumed->step < steps);
+    if (!g->settings->state)
+        return;
+    if (complete && g->kept.step < steps && !write_state(g, steps, g->latents, NULL, 0, &why))
+        error_append(error, "; the latents could not be kept either (%s)", why.text);
+    int64_t step = g->kept.step > 0 ? g->kept.step : resumed ? resumed->step : 0;
+    if (g->kept.step > 0 || (step > 0 && error && error->interrupted))
+        error_append(error,
+                     "; %" PRId64 " of %" PRId64
+                     " steps are kept: 'draftattn generate --resume %s' goes on from there",
+                     step, steps, g->settings->state);
+}
+
+void generation_forget(struct generation *g)
+{
+    if (g->settings->state && (g->kept.step > 0 || g->settings->resume))
+        unlink(g->settings->state);
+}
