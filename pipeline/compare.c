@@ -219,6 +219,8 @@ static void correct_times(struct comparison_variant *variant, double attention, 
     variant->capture_seconds = attention + frames;
     for (int i = 0; i < DRAFTATTN_STAGE_COUNT; i++)
         variant->attention_seconds += report->attention.seconds[i];
+    if (report->gpu) /* its stages are not timed */
+        variant->attention_seconds = NAN;
 }
 
 static bool run_variant(const struct compare_job *job, struct comparison *c, int64_t index,

@@ -105,7 +105,7 @@ static bool open_on(struct runtime *r, const struct ops *ops, struct error *erro
         .activations = r->desc.precision == RUNTIME_BF16 ? ELEMENT_BF16 : ELEMENT_F32,
         .offload = r->desc.offload,
     };
-    bool ok = open_context(r, error) && ops->create(&r->device, &desc, error);
+    bool ok = ops->create(&r->device, &desc, error) && open_context(r, error);
     if (!ok) {
         runtime_close(r);
         return false;

@@ -8,6 +8,10 @@
 
 static void print_gain(FILE *out, double seconds, double baseline, bool first)
 {
+    if (isnan(seconds)) {
+        fprintf(out, "  %16s", "not measured");
+        return;
+    }
     fprintf(out, "  %7.2f s", seconds);
     if (first || !(seconds > 0))
         fprintf(out, "       ");

@@ -210,12 +210,40 @@ static void test_several(void **state)
     assert_non_null(strstr(e.text, "more than 16"));
 }
 
+/* Which option stands beside those that are allowed, of every kind. */
+static void test_given_beside(void **state)
+{
+    static const char *const none[] = {NULL};
+    static const char *const some[] = {"quiet", "steps", "prompt", NULL};
+    static const struct {
+        const char *argument, *name;
+    } cases[] = {
+        {"--prompt=x", "prompt"},     {"--steps=5", "steps"},
+        {"--sparsity=0", "sparsity"}, {"--compensation=off", "compensation"},
+        {"--variant=x", "variant"},   {"--quiet", "quiet"},
+    };
+    struct arguments a;
+    struct error e;
+    (void)state;
+    assert_true(PARSE(&a, &e, "--"));
+    assert_null(options_given_beside(&command, &a, none));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_true(PARSE(&a, &e, cases[i].argument));
+        assert_string_equal(options_given_beside(&command, &a, none), cases[i].name);
+    }
+    assert_true(PARSE(&a, &e, "-q", "-s", "5", "--prompt=x"));
+    assert_null(options_given_beside(&command, &a, some));
+    assert_true(PARSE(&a, &e, "-q", "-s", "5", "--sparsity=0.5"));
+    assert_string_equal(options_given_beside(&command, &a, some), "sparsity");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forms),           cmocka_unit_test(test_refused),
         cmocka_unit_test(test_sizes_and_lists), cmocka_unit_test(test_help),
-        cmocka_unit_test(test_suggestions),     cmocka_unit_test(test_several),
+        cmocka_unit_test(test_given_beside),    cmocka_unit_test(test_suggestions),
+        cmocka_unit_test(test_several),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
