@@ -297,8 +297,7 @@ bool device_cuda_record_begin(struct device *device, struct error *error)
     if (device->offload || !device_cuda_ok(device, error))
         return device_cuda_ok(device, error);
     device->recording = device_cuda_check(
-        device, cudaStreamBeginCapture(device->stream, cudaStreamCaptureModeThreadLocal),
-        "recording");
+        device, cudaStreamBeginCapture(device->stream, cudaStreamCaptureModeRelaxed), "recording");
     return device_cuda_ok(device, error);
 }
 
