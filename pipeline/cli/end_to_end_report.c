@@ -74,6 +74,15 @@ static double speed_up(const struct end_to_end_report *report, const struct end_
     return report->rows[0].forward / row->forward;
 }
 
+static void share_cell(const struct table *t, double share)
+{
+    if (isfinite(share))
+        cell(t, 15, "%.1f %%", 100 * share);
+    else
+        cell(t, 15, "-");
+}
+
+/* NaN where an interruption came first. */
 static double share_of(const struct end_to_end_row *row, int kind)
 {
     return row->parts.total > 0 ? row->parts.seconds[kind] / row->parts.total : NAN;
@@ -114,19 +123,20 @@ static void print_passes(const struct table *t, const struct end_to_end_report *
         seconds_cell(t, row->step);
         for (int kind = 0; kind < PROFILE_KIND_COUNT; kind++)
             if (is_shown(kind))
-                cell(t, 15, "%.1f %%", 100 * share_of(row, kind));
+                share_cell(t, share_of(row, kind));
         end_row(t);
     }
 }
 
 /* Waiting around every operation costs; how much tells what the shares are worth. */
-static void print_profiled(FILE *out, const struct end_to_end_report *report)
+static void print_profiled(FILE *out, const struct end_to_end_report *report, bool offload)
 {
     fprintf(out, "\nshares: of a pass that waits around every operation; that took");
     for (int i = 0; i < report->row_count; i++)
         fprintf(out, "%s %.2f", i ? "," : "",
                 report->rows[i].parts.total / report->rows[i].forward);
-    fprintf(out, " times as long\n");
+    fprintf(out, " times as long%s\n",
+            offload ? "; transfers, which otherwise run beside the rest, show in full" : "");
 }
 
 static void print_generation(const struct table *t, const struct end_to_end_settings *settings,
@@ -207,7 +217,7 @@ void end_to_end_report_table(FILE *out, const struct end_to_end_settings *settin
     print_passes(&table, report);
     if (report->decode <= 0)
         return; /* interrupted */
-    print_profiled(out, report);
+    print_profiled(out, report, settings->video.runtime.offload);
     fprintf(out, "\nload: text encoder %.2f s, transformer %.2f s, VAE %.2f s%s", report->load_text,
             report->load_transformer, report->load_vae, newline);
     fprintf(out, "text %.3f s, VAE %.2f s%s", report->text, report->decode, newline);

@@ -302,6 +302,19 @@ class EndToEnd(Case):
                               "--policy", "dense", "--json", "--quiet")
         self.assertEqual([row["dense"] for row in json.loads(out)["rows"]], [True])
 
+    def test_interrupt(self):
+        """What was done until then is shown."""
+        process = subprocess.Popen([PROGRAM, *self.FLOW, "--size", "128x128", "--frames", "9",
+                                    "--runs", "20"], cwd=self.work, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, env=self.environment())
+        while b"sparsity 0.5: steps" not in process.stderr.readline():
+            self.assertIsNone(process.poll())
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        self.assertEqual(process.returncode, 130, err.decode())
+        self.assertRegex(out.decode(), r"\n +dense .*-\n$")
+        self.assertEqual(self.files(), [])
+
     def test_refusals(self):
         for flags, words in (
                 (["--end-to-end", "--grid", "4x16x16"], ("--grid", "not with --end-to-end")),
