@@ -107,11 +107,16 @@ static void plan(const struct model *model)
     };
     if (draftattn_context_create(&query.context, NULL) != DRAFTATTN_SUCCESS)
         abort();
-    if (memory_plan_make(&memory, &query, &error)) {
-        memory_plan_describe(&memory, query.available, text, sizeof text);
-        if (memory.peak < 0 || memory.weights < 0)
+    for (int gpu = 0; gpu < 2; gpu++) {
+        query.gpu = query.offload = gpu;
+        query.activations = gpu ? ELEMENT_BF16 : ELEMENT_F32;
+        if (!memory_plan_make(&memory, &query, &error))
+            continue;
+        memory_plan_describe(&memory, &query, text, sizeof text);
+        if (memory.peak < 0 || memory.weights < 0 || memory.host < 0)
             abort();
-        memory_plan_fit(&query, &settings.width, &settings.height);
+        if (!memory_plan_fits(&memory, &query))
+            memory_plan_refuse(&memory, &query, &error);
     }
     draftattn_context_destroy(query.context);
 }
