@@ -26,9 +26,10 @@
 #include "workspace.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
-#define MAP_PART 4096
+#define MAP_PART ((int64_t)1 << 20) /* a device is waited for so often */
 
 uint32_t select_key(float score)
 {
@@ -124,25 +125,39 @@ void select_fill(const struct problem *problem, const float *score, uint8_t *kee
     block_list_fill(problem, keep, list);
 }
 
+/* A part of the map, which is [heads][rows][columns], from entry begin on. */
+static draftattn_status check_part(const struct problem *problem, const float *part, int64_t begin,
+                                   int64_t count)
+{
+    int64_t columns = problem->video_key_blocks, rows = problem->video_query_blocks;
+    for (int64_t i = begin; i < begin + count; i++)
+        RETURN_IF(isnan(part[i - begin]), DRAFTATTN_INVALID_ARGUMENT,
+                  "map holds NaN at head %lld, query block %lld, key block %lld",
+                  (long long)(i / columns / rows), (long long)(i / columns % rows),
+                  (long long)(i % columns));
+    return DRAFTATTN_SUCCESS;
+}
+
 /* Looks at the map by way of a buffer: it may lie where the host cannot look. */
 static draftattn_status check_map(const draftattn_plan *plan, const float *map)
 {
     const struct problem *problem = &plan->problem;
-    int64_t columns = problem->video_key_blocks, rows = problem->video_query_blocks;
-    int64_t entries = problem->heads * rows * columns;
-    float part[MAP_PART];
-    for (int64_t begin = 0; begin < entries; begin += MAP_PART) {
-        int64_t count = entries - begin < MAP_PART ? entries - begin : MAP_PART;
-        draftattn_status status =
-            plan->context->backend->read(problem, part, map + begin, (size_t)count * sizeof(float));
-        TRY(error_backend(status, "reading map"));
-        for (int64_t i = begin; i < begin + count; i++)
-            RETURN_IF(isnan(part[i - begin]), DRAFTATTN_INVALID_ARGUMENT,
-                      "map holds NaN at head %lld, query block %lld, key block %lld",
-                      (long long)(i / columns / rows), (long long)(i / columns % rows),
-                      (long long)(i % columns));
+    int64_t entries = problem->heads * problem->video_query_blocks * problem->video_key_blocks;
+    int64_t most = entries < MAP_PART ? entries : MAP_PART;
+    float *part = malloc((size_t)most * sizeof(*part));
+    RETURN_IF(!part && most > 0, DRAFTATTN_OUT_OF_MEMORY,
+              "no memory to check the map: %lld bytes", (long long)most * 4);
+    draftattn_status status = DRAFTATTN_SUCCESS;
+    for (int64_t begin = 0; status == DRAFTATTN_SUCCESS && begin < entries; begin += most) {
+        int64_t count = entries - begin < most ? entries - begin : most;
+        status = error_backend(plan->context->backend->read(problem, part, map + begin,
+                                                            (size_t)count * sizeof(*part)),
+                               "reading map");
+        if (status == DRAFTATTN_SUCCESS)
+            status = check_part(problem, part, begin, count);
     }
-    return DRAFTATTN_SUCCESS;
+    free(part);
+    return status;
 }
 
 draftattn_status draftattn_select(const draftattn_plan *plan, const float *map,

@@ -103,6 +103,8 @@ static const char *cuda_why_not(int32_t device)
     return NULL;
 }
 
+#define MOST_PROBE_TILES (1024 / CUDA_QUERY_BLOCK) /* a plan has so many probes at most */
+
 static const char *cuda_row_why_not(const struct kernel_row *row, const struct problem *problem,
                                     int32_t device)
 {
@@ -114,6 +116,12 @@ static const char *cuda_row_why_not(const struct kernel_row *row, const struct p
         return "it is for an older compute capability than the device's";
     if (problem && kernel->half != (problem->desc.in_dtype != DRAFTATTN_F32))
         return kernel->half ? "it takes F16 and BF16" : "it takes F32";
+    if (!problem)
+        return NULL;
+    if (problem->heads > INT32_MAX / (problem->query_blocks + MOST_PROBE_TILES))
+        return "its queue ends at 2^31 - 1 query blocks of all heads";
+    if (problem->video_query_blocks > (int64_t)UINT32_MAX / problem->video_key_blocks)
+        return "its selection ends at 2^32 - 1 entries of a head's draft map";
     return NULL;
 }
 
