@@ -145,14 +145,14 @@ static draftattn_status check_map(const draftattn_plan *plan, const float *map)
     int64_t entries = problem->heads * problem->video_query_blocks * problem->video_key_blocks;
     int64_t most = entries < MAP_PART ? entries : MAP_PART;
     float *part = malloc((size_t)most * sizeof(*part));
-    RETURN_IF(!part && most > 0, DRAFTATTN_OUT_OF_MEMORY,
-              "no memory to check the map: %lld bytes", (long long)most * 4);
+    RETURN_IF(!part && most > 0, DRAFTATTN_OUT_OF_MEMORY, "no memory to check the map: %lld bytes",
+              (long long)most * 4);
     draftattn_status status = DRAFTATTN_SUCCESS;
     for (int64_t begin = 0; status == DRAFTATTN_SUCCESS && begin < entries; begin += most) {
         int64_t count = entries - begin < most ? entries - begin : most;
-        status = error_backend(plan->context->backend->read(problem, part, map + begin,
-                                                            (size_t)count * sizeof(*part)),
-                               "reading map");
+        status = error_backend(
+            plan->context->backend->read(problem, part, map + begin, (size_t)count * sizeof(*part)),
+            "reading map");
         if (status == DRAFTATTN_SUCCESS)
             status = check_part(problem, part, begin, count);
     }
