@@ -19,6 +19,8 @@ struct golden {
     const char *dir; /* the case's folder */
     const struct ops *ops;
     struct device *device;
+    bool gpu;                   /* device and context are a GPU's */
+    enum element activations;   /* of the device */
     draftattn_context *context; /* of the backend under test */
     const char *model;          /* folder of the bundled model */
 };
@@ -41,9 +43,17 @@ bool golden_open(const struct golden *golden, const char *file, struct checkpoin
 bool golden_floats(const struct checkpoint *io, const char *name, float **out,
                    const struct stored_tensor **info, struct error *error);
 
-/* Largest absolute difference against tolerance; prints it, measured/allowed. NaN fails. */
-bool golden_close(const char *what, const float *got, const float *want, int64_t count,
-                  double tolerance, struct error *error);
+/* Largest absolute difference against tolerance, on a GPU against 1e-3 where that is more; prints
+ * it, measured/allowed. With bfloat16 it is the relative L2 difference, and 3e-2 are allowed. NaN
+ * fails. */
+bool golden_close(const struct golden *golden, const char *what, const float *got,
+                  const float *want, int64_t count, double tolerance, struct error *error);
+/* sqrt(sum (got - want)^2 / sum want^2); prints and checks likewise. */
+bool golden_near(const char *what, const float *got, const float *want, int64_t count,
+                 double tolerance, struct error *error);
+
+/* What may differ between two runs in bfloat16, as a relative L2 difference. */
+#define GOLDEN_BF16_TOLERANCE 3e-2
 
 /* The rule-made weights and inputs of specs (FNV-1a seeded splitmix64): value of element index of
  * the tensor name, and a whole tensor by the rule for its kind. */

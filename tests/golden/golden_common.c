@@ -75,11 +75,32 @@ bool golden_floats(const struct checkpoint *io, const char *name, float **out,
     return true;
 }
 
-bool golden_close(const char *what, const float *got, const float *want, int64_t count,
-                  double tolerance, struct error *error)
+bool golden_near(const char *what, const float *got, const float *want, int64_t count,
+                 double tolerance, struct error *error)
+{
+    double difference = 0, norm = 0;
+    for (int64_t i = 0; i < count; i++) {
+        difference += pow((double)got[i] - (double)want[i], 2);
+        norm += pow((double)want[i], 2);
+    }
+    double relative = difference > 0 ? sqrt(difference / norm) : difference;
+    printf(" %s %.1e/%.0e L2", what, relative, tolerance);
+    fflush(stdout);
+    if (relative <= tolerance)
+        return true;
+    return error_set(error, "%s: relative L2 difference %.3g, allowed %.3g", what, relative,
+                     tolerance);
+}
+
+bool golden_close(const struct golden *golden, const char *what, const float *got,
+                  const float *want, int64_t count, double tolerance, struct error *error)
 {
     double worst = 0;
     int64_t at = 0;
+    if (golden->activations == ELEMENT_BF16)
+        return golden_near(what, got, want, count, GOLDEN_BF16_TOLERANCE, error);
+    if (golden->gpu && tolerance < 1e-3)
+        tolerance = 1e-3;
     for (int64_t i = 0; i < count; i++) {
         double difference = fabs((double)got[i] - (double)want[i]);
         if (got[i] == want[i]) /* equal infinities */

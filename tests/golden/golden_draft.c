@@ -16,6 +16,7 @@
 #define CASE_BYTES_MAX   (1 << 20)
 
 struct draft_case {
+    const struct golden *golden;
     const struct checkpoint *io;
     draftattn_context *context;
     int number;
@@ -204,7 +205,7 @@ static bool check_map(const struct draft_case *test, struct draft_run *run, stru
                             NULL) != DRAFTATTN_SUCCESS)
         return library_failed(test, "draftattn_draft_map", error);
     bool ok = tensor_of(test, "draft_map", &want, NULL, error) &&
-              golden_close("map", run->map, want, count, MAP_TOLERANCE, error);
+              golden_close(test->golden, "map", run->map, want, count, MAP_TOLERANCE, error);
     free(want);
     return ok;
 }
@@ -249,7 +250,8 @@ static bool check_output(const struct draft_case *test, struct draft_run *run, c
         draftattn_read_block_list(run->plan, run->workspace, &run->list) != DRAFTATTN_SUCCESS)
         return library_failed(test, "draftattn_run", error);
     bool ok = !name || (tensor_of(test, name, &want, NULL, error) &&
-                        golden_close(name, run->o, want, test->elements, OUTPUT_TOLERANCE, error));
+                        golden_close(test->golden, name, run->o, want, test->elements,
+                                     OUTPUT_TOLERANCE, error));
     free(want);
     return ok;
 }
@@ -299,7 +301,7 @@ bool golden_draft(const struct golden *golden, struct error *error)
         ok = error_set(error, "case.json: field 'cases' is missing or empty");
     cJSON_ArrayForEach(item, cases)
     {
-        struct draft_case test = {.io = io, .context = golden->context};
+        struct draft_case test = {.golden = golden, .io = io, .context = golden->context};
         ok = ok && open_case(&test, item, error) && check_case(&test, error);
         close_case(&test);
     }

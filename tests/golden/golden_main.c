@@ -45,17 +45,21 @@ struct options {
     const char *model;
     draftattn_backend backend;
     int32_t threads;
+    bool gpu, bf16;
     bool help;
 };
 
 static const char usage[] =
     "Usage: test_golden [--cases DIR] [--case NAME] [--backend NAME] [--threads N] [--model DIR]\n"
+    "                   [--device cpu|cuda] [--precision float32|bf16]\n"
     "\n"
     "  --cases DIR     folder of case folders; default: the bundled ones\n"
     "  --case NAME     this case alone\n"
     "  --backend NAME  auto, reference, portable, avx2, avx512 or cuda; default: auto\n"
     "  --threads N     default: one a core\n"
-    "  --model DIR     the bundled model, for the kind tiny-world\n";
+    "  --model DIR     the bundled model, for the kind tiny-world\n"
+    "  --device        cuda: networks and their attention on the first GPU; default: cpu\n"
+    "  --precision     of a GPU; bf16 is compared by relative L2 differences; default: float32\n";
 
 static bool parse_value(struct options *options, const char *flag, const char *value,
                         struct error *error)
@@ -66,7 +70,15 @@ static bool parse_value(struct options *options, const char *flag, const char *v
         options->only = value;
     else if (strcmp(flag, "--model") == 0)
         options->model = value;
-    else if (strcmp(flag, "--backend") == 0) {
+    else if (strcmp(flag, "--device") == 0) {
+        options->gpu = strcmp(value, "cuda") == 0;
+        if (!options->gpu && strcmp(value, "cpu") != 0)
+            return error_set_usage(error, "--device: '%s' is neither cpu nor cuda", value);
+    } else if (strcmp(flag, "--precision") == 0) {
+        options->bf16 = strcmp(value, "bf16") == 0;
+        if (!options->bf16 && strcmp(value, "float32") != 0)
+            return error_set_usage(error, "--precision: '%s' is neither float32 nor bf16", value);
+    } else if (strcmp(flag, "--backend") == 0) {
         if (draftattn_backend_from_name(value, &options->backend) != DRAFTATTN_SUCCESS)
             return error_set_usage(error, "--backend: there is no backend '%s'", value);
     } else if (strcmp(flag, "--threads") == 0) {
@@ -173,8 +185,9 @@ static enum outcome run_case(const struct golden *setting, const char *root, con
     printf("%s:", name);
     fflush(stdout);
     const struct kind *kind = find_kind(name, dir);
-    if (!kind) {
-        printf(" skipped (no test for this kind of case)\n");
+    if (!kind || (golden.gpu && kind->run == golden_draft)) {
+        printf(" skipped (%s)\n",
+               kind ? "its tensors are in host memory" : "no test for this kind of case");
         return SKIPPED;
     }
     bool passed = kind->run(&golden, &error);
@@ -185,14 +198,35 @@ static enum outcome run_case(const struct golden *setting, const char *root, con
     return passed ? PASSED : FAILED;
 }
 
+/* 0, or the exit code: a GPU that is not there is a reason to skip. */
+static int open_device(struct golden *golden, const struct options *options)
+{
+    const struct device_desc desc = {.threads = options->threads,
+                                     .activations = options->bf16 ? ELEMENT_BF16 : ELEMENT_F32};
+    struct error error = {0};
+    golden->gpu = options->gpu;
+    golden->activations = desc.activations;
+    golden->ops = options->gpu ? ops_cuda() : &ops_cpu;
+    if (!golden->ops) {
+        printf("skipped (built without a GPU runtime)\n");
+        return 77;
+    }
+    if (golden->ops->create(&golden->device, &desc, &error))
+        return 0;
+    printf("%s (%s)\n", options->gpu ? "skipped" : "FAIL", error.text);
+    return options->gpu ? 77 : 1;
+}
+
 /* 0, or the exit code. */
 static int open_setting(struct golden *golden, const struct options *options)
 {
-    struct error error = {0};
     draftattn_context_desc desc = draftattn_context_desc_default();
-    desc.backend = options->backend;
+    int code = open_device(golden, options);
+    if (code != 0)
+        return code;
+    desc.backend = options->gpu ? DRAFTATTN_BACKEND_CUDA : options->backend;
     desc.threads = options->threads;
-    desc.device = -1; /* tensors are in host memory */
+    desc.device = options->gpu ? 0 : -1; /* where the networks' memory is */
     draftattn_status status = draftattn_context_create(&golden->context, &desc);
     if (status != DRAFTATTN_SUCCESS) {
         printf("backend %s: %s (%s)\n", draftattn_backend_name(options->backend),
@@ -200,13 +234,7 @@ static int open_setting(struct golden *golden, const struct options *options)
                draftattn_context_last_error(NULL));
         return status == DRAFTATTN_UNSUPPORTED ? 77 : 1;
     }
-    golden->ops = &ops_cpu;
     golden->model = options->model;
-    if (!golden->ops->create(&golden->device, &(struct device_desc){.threads = options->threads},
-                             &error)) {
-        fprintf(stderr, "test_golden: %s\n", error.text);
-        return 1;
-    }
     return 0;
 }
 

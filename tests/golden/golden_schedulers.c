@@ -128,8 +128,8 @@ static bool follow(struct walk *walk, const float *start, struct error *error)
         ops->download(device, x, sample, bytes);
         memcpy(passed + i * walk->elements, x, bytes);
     }
-    ok = ok && golden_close(walk->name, passed, walk->states, walk->desc.steps * walk->elements,
-                            STATE_TOLERANCE, error);
+    ok = ok && golden_close(walk->golden, walk->name, passed, walk->states,
+                            walk->desc.steps * walk->elements, STATE_TOLERANCE, error);
     scheduler_destroy(scheduler);
     ops->free(device, velocity);
     ops->free(device, sample);

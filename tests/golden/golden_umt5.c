@@ -37,8 +37,8 @@ static bool read_case(struct umt5_case *data, const struct golden *golden, struc
     return ok;
 }
 
-static bool compare_prompt(struct umt5 *umt5, const struct umt5_case *data, int64_t prompt,
-                           struct error *error)
+static bool compare_prompt(const struct golden *golden, struct umt5 *umt5,
+                           const struct umt5_case *data, int64_t prompt, struct error *error)
 {
     int64_t count = 0;
     while (count < data->rows && data->mask[prompt * data->rows + count] != 0.0f)
@@ -49,7 +49,7 @@ static bool compare_prompt(struct umt5 *umt5, const struct umt5_case *data, int6
     for (int64_t i = 0; ok && i < count; i++)
         ids[i] = (int32_t)data->ids[prompt * data->rows + i];
     ok = ok && umt5_encode(umt5, ids, count, got, error) &&
-         golden_close("hidden state", got, data->want + prompt * data->rows * data->width,
+         golden_close(golden, "hidden state", got, data->want + prompt * data->rows * data->width,
                       count * data->width, TOLERANCE, error);
     free(ids);
     free(got);
@@ -70,7 +70,7 @@ bool golden_umt5(const struct golden *golden, struct error *error)
         ok = error_set(error, "%s: the configuration's width is not that of out", golden->dir);
     ok = ok && umt5_load(&umt5, &config, weights, golden->ops, golden->device, NULL, error);
     for (int64_t i = 0; ok && i < data.batch; i++)
-        ok = compare_prompt(umt5, &data, i, error);
+        ok = compare_prompt(golden, umt5, &data, i, error);
     umt5_free(umt5);
     checkpoint_close(weights);
     free(data.ids);

@@ -125,11 +125,12 @@ static bool compare(const struct run *run, struct error *error)
     float *frames = malloc((size_t)elements * sizeof *frames);
     if (!frames)
         return error_out_of_memory(error, "frames", (unsigned long long)elements * sizeof *frames);
-    bool ok = denoise(run, error) &&
-              golden_close("latents", run->latents, run->final_latents, latents, LATENTS_TOLERANCE,
-                           error) &&
-              decode(run, frames, error) &&
-              golden_close("frames", frames, run->frames, elements, FRAMES_TOLERANCE, error);
+    bool ok =
+        denoise(run, error) &&
+        golden_close(run->golden, "latents", run->latents, run->final_latents, latents,
+                     LATENTS_TOLERANCE, error) &&
+        decode(run, frames, error) &&
+        golden_close(run->golden, "frames", frames, run->frames, elements, FRAMES_TOLERANCE, error);
     free(frames);
     return ok;
 }

@@ -111,15 +111,15 @@ static bool compare_sample(const struct golden *golden, struct wan_transformer *
     float *block0 = data->block0 ? calloc((size_t)stream, sizeof *block0) : NULL;
     struct wan_context *context = NULL;
     wan_transformer_probe(transformer, 0, block0);
-    bool ok =
-        velocity && (block0 || !data->block0) &&
-        wan_context_create(&context, transformer,
-                           data->text + sample * data->text_rows * data->text_dim, data->text_rows,
-                           data->text_rows, image, data->image_rows, error) &&
-        forward(golden, transformer, attention, data, sample, context, velocity, error) &&
-        (!block0 || golden_close("block 0", block0, data->block0 + sample * stream, stream,
-                                 TOLERANCE, error)) &&
-        golden_close("output", velocity, data->want + sample * values, values, TOLERANCE, error);
+    bool ok = velocity && (block0 || !data->block0) &&
+              wan_context_create(
+                  &context, transformer, data->text + sample * data->text_rows * data->text_dim,
+                  data->text_rows, data->text_rows, image, data->image_rows, error) &&
+              forward(golden, transformer, attention, data, sample, context, velocity, error) &&
+              (!block0 || golden_close(golden, "block 0", block0, data->block0 + sample * stream,
+                                       stream, TOLERANCE, error)) &&
+              golden_close(golden, "output", velocity, data->want + sample * values, values,
+                           TOLERANCE, error);
     wan_context_free(context);
     free(velocity);
     free(block0);

@@ -42,8 +42,8 @@ static bool is_clip(const struct checkpoint *io, const struct stored_tensor *ten
     return error_set(error, "%s: '%s' is not a clip", checkpoint_path(io), tensor->name);
 }
 
-static bool test_decode(const struct checkpoint *io, struct wan_vae *vae, int64_t z_dim,
-                        struct error *error)
+static bool test_decode(const struct golden *golden, const struct checkpoint *io,
+                        struct wan_vae *vae, int64_t z_dim, struct error *error)
 {
     const struct stored_tensor *shape = NULL, *frames_shape = NULL;
     float *latents = NULL, *want = NULL;
@@ -66,7 +66,7 @@ static bool test_decode(const struct checkpoint *io, struct wan_vae *vae, int64_
     ok = ok &&
          wan_vae_decode(vae, latents, shape->shape[2], shape->shape[3], shape->shape[4], false,
                         NULL, collect, &frames, NULL, error) &&
-         golden_close("frames", frames.values, want, total, TOLERANCE, error);
+         golden_close(golden, "frames", frames.values, want, total, TOLERANCE, error);
 done:
     free(latents);
     free(want);
@@ -84,8 +84,8 @@ static float *channels_last(const float *video, const int64_t *shape)
     return out;
 }
 
-static bool test_encode(const struct checkpoint *io, struct wan_vae *vae, int64_t z_dim,
-                        struct error *error)
+static bool test_encode(const struct golden *golden, const struct checkpoint *io,
+                        struct wan_vae *vae, int64_t z_dim, struct error *error)
 {
     const struct stored_tensor *shape = NULL, *mean_shape = NULL, *logvar_shape = NULL;
     float *stored = NULL, *video = NULL, *want_mean = NULL, *want_logvar = NULL, *got = NULL;
@@ -108,8 +108,8 @@ static bool test_encode(const struct checkpoint *io, struct wan_vae *vae, int64_
     ok = ok &&
          wan_vae_encode(vae, video, shape->shape[2], shape->shape[3], shape->shape[4], false, NULL,
                         got, got + total, NULL, error) &&
-         golden_close("mean", got, want_mean, total, TOLERANCE, error) &&
-         golden_close("logvar", got + total, want_logvar, total, TOLERANCE, error);
+         golden_close(golden, "mean", got, want_mean, total, TOLERANCE, error) &&
+         golden_close(golden, "logvar", got + total, want_logvar, total, TOLERANCE, error);
 done:
     free(stored);
     free(video);
@@ -136,8 +136,8 @@ bool golden_wan_vae(const struct golden *golden, struct error *error)
         ok =
             ok &&
             wan_vae_load(&vae, &config, parts, weights, golden->ops, golden->device, NULL, error) &&
-            (!decode || test_decode(io, vae, config.z_dim, error)) &&
-            (!encode || test_encode(io, vae, config.z_dim, error));
+            (!decode || test_decode(golden, io, vae, config.z_dim, error)) &&
+            (!encode || test_encode(golden, io, vae, config.z_dim, error));
     }
     wan_vae_free(vae);
     checkpoint_close(weights);

@@ -308,6 +308,107 @@ static void checkpoints_of_another_extent_are_refused(void **state)
     }
 }
 
+/* ---- Recordings ---- */
+
+/* The CPU's operations with recordings that only count: what is recorded is also done, and a replay
+ * does nothing, so that the memory shows whether a pass was run. */
+static struct counts {
+    int begun, replayed, dropped, runs;
+} counts;
+
+static bool count_begin(struct device *device, struct error *error)
+{
+    (void)device, (void)error;
+    counts.begun++;
+    return true;
+}
+
+static bool count_end(struct device *device, struct recording **out, struct error *error)
+{
+    (void)device, (void)error;
+    *out = (struct recording *)&counts;
+    return true;
+}
+
+static bool count_replay(struct device *device, const struct recording *recording,
+                         struct error *error)
+{
+    (void)device, (void)error;
+    assert_ptr_equal(recording, &counts);
+    counts.replayed++;
+    return true;
+}
+
+static void count_drop(struct device *device, struct recording *recording)
+{
+    (void)device;
+    assert_ptr_equal(recording, &counts);
+    counts.dropped++;
+}
+
+static void count_cut(struct device *device, const struct ops_patches *patches,
+                      const float *latents, void *rows, enum element type)
+{
+    counts.runs++;
+    ops_cpu.cut_patches(device, patches, latents, rows, type);
+}
+
+static void ignore_tap(void *user, const draftattn_step *step, const float *q, const float *k,
+                       const float *v, int64_t qkv_stride, const float *o, int64_t o_stride)
+{
+    (void)user, (void)step, (void)q, (void)k, (void)v, (void)qkv_stride, (void)o, (void)o_stride;
+}
+
+static void assert_counts(int begun, int replayed, int dropped, int runs)
+{
+    assert_int_equal(counts.begun, begun);
+    assert_int_equal(counts.replayed, replayed);
+    assert_int_equal(counts.dropped, dropped);
+    assert_int_equal(counts.runs, runs);
+}
+
+static void a_pass_that_comes_again_is_recorded_then_replayed(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    struct ops ops = ops_cpu;
+    struct wan_rule rule;
+    struct wan_context *context;
+    float *x = wan_rule_input("input.x", VALUES), *text = wan_rule_input("input.ctx", 9 * 64);
+    float out[VALUES], other[VALUES];
+    ops.record_begin = count_begin;
+    ops.record_end = count_end;
+    ops.replay = count_replay;
+    ops.recording_destroy = count_drop;
+    ops.cut_patches = count_cut;
+    counts = (struct counts){0};
+    wan_rule_begin(&rule, &wan_small);
+    must(wan_transformer_load(&rule.transformer, &wan_small, NULL, &ops, rule.device, NULL, &error),
+         &error);
+    wan_rule_plan(&rule, FRAMES, HEIGHT, WIDTH, 8);
+    must(wan_context_create(&context, rule.transformer, text, 9, 512, NULL, 0, &error), &error);
+    forward(&rule, context, x, 937.0, out);
+    assert_counts(0, 0, 0, 1); /* as it is */
+    forward(&rule, context, x, 500.0, out);
+    assert_counts(1, 1, 0, 2); /* recorded */
+    forward(&rule, context, x, 250.0, out);
+    assert_counts(1, 2, 0, 2); /* replayed */
+    forward(&rule, context, x, 250.0, other);
+    assert_counts(1, 2, 0, 3); /* another pass */
+    self_attention_set_tap(rule.attention, ignore_tap, NULL);
+    forward(&rule, context, x, 250.0, out);
+    assert_counts(1, 2, 0, 4); /* somebody looks in */
+    self_attention_set_tap(rule.attention, NULL, NULL);
+    wan_transformer_forget(rule.transformer);
+    assert_counts(1, 2, 1, 4);
+    forward(&rule, context, x, 250.0, out);
+    assert_counts(1, 2, 1, 5);
+    wan_context_free(context);
+    wan_rule_end(&rule);
+    assert_counts(1, 2, 1, 5);
+    free(x), free(text);
+}
+
 /* ---- Random weights ---- */
 
 static void random_weights_stay_finite(void **state)
@@ -432,6 +533,7 @@ int main(void)
         cmocka_unit_test(broken_numbers_are_reported_with_their_place),
         cmocka_unit_test(other_grids_are_refused),
         cmocka_unit_test(checkpoints_of_another_extent_are_refused),
+        cmocka_unit_test(a_pass_that_comes_again_is_recorded_then_replayed),
         cmocka_unit_test(random_weights_stay_finite),
         cmocka_unit_test(both_layouts_are_read),
         cmocka_unit_test(other_networks_are_refused),
