@@ -86,11 +86,11 @@ static int64_t tile_work(const struct memory_query *query, const struct wan_vae_
 {
     int64_t side = tiling->tile;
     if (!side)
-        return wan_vae_decode_bytes(&query->model->vae, height, width);
+        return wan_vae_decode_bytes(&query->model->vae, height, width, query->gpu);
     /* tiles decode one by one for the whole time; their frames are kept in the host's memory until
      * they are blended */
     return wan_vae_decode_bytes(&query->model->vae, side < height ? side : height,
-                                side < width ? side : width) +
+                                side < width ? side : width, query->gpu) +
            (query->gpu ? 0 : query->width * query->height * query->frames * 3 * FLOAT);
 }
 

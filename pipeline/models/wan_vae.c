@@ -88,7 +88,8 @@ int64_t wan_vae_weight_bytes(const struct wan_vae_config *config, int parts)
     return parameters * (int64_t)sizeof(float);
 }
 
-int64_t wan_vae_decode_bytes(const struct wan_vae_config *config, int64_t height, int64_t width)
+int64_t wan_vae_decode_bytes(const struct wan_vae_config *config, int64_t height, int64_t width,
+                             bool gpu)
 {
     struct vae_net net;
     struct vae_sizes sizes;
@@ -99,7 +100,8 @@ int64_t wan_vae_decode_bytes(const struct wan_vae_config *config, int64_t height
         !checked_mul(frames, CHUNK * SCALE * SCALE * 3, &frames) ||
         !checked_mul(sizes.values, 2, &floats) || !checked_add(floats, sizes.staging, &floats) ||
         !checked_add(floats, sizes.history_total, &floats) ||
-        !checked_add(floats, frames, &floats) || !checked_mul(floats, sizeof(float), &floats))
+        !checked_add(floats, gpu ? sizes.values : frames, &floats) ||
+        !checked_mul(floats, sizeof(float), &floats))
         return INT64_MAX / 4; /* callers add to it */
     return floats;
 }

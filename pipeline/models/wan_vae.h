@@ -71,8 +71,9 @@ bool wan_vae_encode(struct wan_vae *vae, const float *video, int64_t frames, int
                     float *logvar, const struct progress *progress, struct error *error);
 
 /* float32 bytes: of the weights (parts as in load), and of decoding tiles of this size in latent
- * units. */
+ * units: with the frames of a chunk, or, on a GPU, with the sums that convolutions add to. */
 int64_t wan_vae_weight_bytes(const struct wan_vae_config *config, int parts);
-int64_t wan_vae_decode_bytes(const struct wan_vae_config *config, int64_t height, int64_t width);
+int64_t wan_vae_decode_bytes(const struct wan_vae_config *config, int64_t height, int64_t width,
+                             bool gpu);
 
 #endif

@@ -783,11 +783,13 @@ static void test_the_published_network(void **state)
 static void test_memory_grows_with_the_tile(void **state)
 {
     const struct fixture *fixture = *state;
-    const int64_t small = wan_vae_decode_bytes(&fixture->config, 16, 16);
-    const int64_t large = wan_vae_decode_bytes(&fixture->config, 32, 32);
+    const int64_t small = wan_vae_decode_bytes(&fixture->config, 16, 16, false);
+    const int64_t large = wan_vae_decode_bytes(&fixture->config, 32, 32, false);
     assert_true(small > 0);
     assert_true(large == 4 * small);
-    assert_true(wan_vae_decode_bytes(&fixture->config, INT64_MAX / 4, 1 << 20) >= INT64_MAX / 4);
+    assert_true(wan_vae_decode_bytes(&fixture->config, 32, 32, true) > large);
+    assert_true(wan_vae_decode_bytes(&fixture->config, INT64_MAX / 4, 1 << 20, false) >=
+                INT64_MAX / 4);
 }
 
 int main(void)
