@@ -85,9 +85,9 @@ struct generate_settings {
     int32_t crf_offset;         /* of the output, as in struct video_desc */
     int64_t held_bytes;         /* memory that the caller will fill beside the run */
     struct generate_text *text; /* NULL = encoded for this run alone */
-    /* Where the state is kept that --resume goes on from: after an interruption or a failure, once a
-     * minute, and every save_every steps (0 = not). A run that ends well removes what it or resume
-     * left there. NULL = nowhere. */
+    /* Where the state is kept that --resume goes on from: after an interruption or a failure, once
+     * a minute, and every save_every steps (0 = not). A run that ends well removes what it or
+     * resume left there. NULL = nowhere. */
     const char *state;
     int64_t save_every;
     const struct run_state *resume; /* NULL = from the beginning. Of the same settings */

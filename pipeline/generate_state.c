@@ -1,7 +1,7 @@
 /*
- * What was denoised is not lost: the state becomes a file when the loop stops early, when asked for,
- * and once a minute, which is what a killed process loses at most. Complete latents are saved where
- * decoding fails.
+ * What was denoised is not lost: the state becomes a file when the loop stops early, when asked
+ * for, and once a minute, which is what a killed process loses at most. Complete latents are saved
+ * where decoding fails.
  */
 #include "generation.h"
 
