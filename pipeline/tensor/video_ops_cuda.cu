@@ -18,6 +18,7 @@ enum {
     QUAD = 4,       /* floats of 16 bytes */
     MOST_QUADS = 4, /* of a lane */
     CTAS_PER_PROCESSOR = 16,
+    CTAS_AT_ONCE = 4,     /* 64 registers: left alone, the compiler takes fewer and spills */
     QUADS_PER_THREAD = 8, /* of an upsampled line, before it is shared by several CTAs */
     MOST_SHARES = 65535
 };
@@ -48,7 +49,7 @@ template <bool SILU> DEVICE float normed(float x, float factor, float gamma)
 
 /* LANES lanes a position, QUADS float4 a lane; lane l has the float4s l, l + LANES, ... */
 template <int LANES, int QUADS, bool SILU>
-__global__ static void __launch_bounds__(THREADS)
+__global__ static void __launch_bounds__(THREADS, CTAS_AT_ONCE)
     norm_kernel(const float *x, float *y, int64_t positions, int32_t channels, const float *gamma,
                 float root)
 {
