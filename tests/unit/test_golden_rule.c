@@ -52,14 +52,16 @@ static void test_the_kind_of_a_tensor_sets_offset_and_scale(void **state)
     }
 }
 
+static const struct golden cpu = {.ops = &ops_cpu};
+
 static void test_close_takes_what_is_within_the_tolerance(void **state)
 {
     (void)state;
     const float got[] = {1.0f, 2.0f, INFINITY};
     const float want[] = {1.0f, 2.0005f, INFINITY};
     struct error error = {0};
-    assert_true(golden_close("values", got, want, 3, 1e-3, &error));
-    assert_false(golden_close("values", got, want, 3, 1e-4, &error));
+    assert_true(golden_close(&cpu, "values", got, want, 3, 1e-3, &error));
+    assert_false(golden_close(&cpu, "values", got, want, 3, 1e-4, &error));
     assert_non_null(strstr(error.text, "element 1"));
 }
 
@@ -70,9 +72,24 @@ static void test_close_refuses_what_is_not_a_number(void **state)
     const float nan_inside[] = {NAN, 2.0f};
     const float infinite[] = {1.0f, INFINITY};
     struct error error = {0};
-    assert_false(golden_close("values", nan_inside, want, 2, 1e30, &error));
-    assert_false(golden_close("values", infinite, want, 2, 1e30, &error));
-    assert_false(golden_close("values", want, nan_inside, 2, 1e30, &error));
+    assert_false(golden_close(&cpu, "values", nan_inside, want, 2, 1e30, &error));
+    assert_false(golden_close(&cpu, "values", infinite, want, 2, 1e30, &error));
+    assert_false(golden_close(&cpu, "values", want, nan_inside, 2, 1e30, &error));
+}
+
+/* 3 of 100 in the L2 norm, wherever they are. */
+static void test_bfloat16_is_judged_by_the_whole(void **state)
+{
+    (void)state;
+    const struct golden gpu = {.gpu = true, .activations = ELEMENT_BF16};
+    const float want[] = {60.0f, 80.0f, 0.0f};
+    const float near[] = {60.0f, 80.0f, 2.9f}, far[] = {60.0f, 83.1f, 0.0f};
+    const float nan_inside[] = {60.0f, 80.0f, NAN};
+    struct error error = {0};
+    assert_true(golden_close(&gpu, "values", near, want, 3, 1e-6, &error));
+    assert_false(golden_close(&gpu, "values", far, want, 3, 1.0, &error));
+    assert_non_null(strstr(error.text, "relative L2"));
+    assert_false(golden_close(&gpu, "values", nan_inside, want, 3, 1.0, &error));
 }
 
 int main(void)
@@ -83,6 +100,7 @@ int main(void)
         cmocka_unit_test(test_the_kind_of_a_tensor_sets_offset_and_scale),
         cmocka_unit_test(test_close_takes_what_is_within_the_tolerance),
         cmocka_unit_test(test_close_refuses_what_is_not_a_number),
+        cmocka_unit_test(test_bfloat16_is_judged_by_the_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
