@@ -9,7 +9,7 @@
 #include "tiny_model.h"
 #include "unit/library_case.h"
 
-#include "generate.h"
+#include "run_state.h"
 #include "latents_file.h"
 
 #include <stdint.h>
@@ -147,6 +147,7 @@ struct job {
     const char *model; /* folder */
     char output[256];  /* folder/out/... */
     char latents[256];
+    char state[256];
 };
 
 static bool generate(const struct job *job, struct error *error)
@@ -157,6 +158,8 @@ static bool generate(const struct job *job, struct error *error)
     settings.prompt = "a red ball";
     settings.output = job->output;
     settings.save_latents = job->latents;
+    settings.state = job->state;
+    settings.save_every = 1;
     settings.seed = 1;
     settings.runtime.threads = 1;
     settings.attention.dense_steps = 0;
@@ -199,7 +202,21 @@ static bool exists(const char *path)
     return access(path, F_OK) == 0;
 }
 
-/* After a failure there is nothing but whole latents. */
+/* A state that goes on. */
+static void check_state(const struct job *job)
+{
+    struct model model;
+    struct run_state state;
+    struct error error = {0};
+    if (!model_open(&model, job->model, &error) || !run_state_read(&state, job->state, &error) ||
+        !run_state_load(&state, &model, &error))
+        fail_msg("%s", error.text);
+    assert_int_equal(state.step, 1);
+    run_state_free(&state);
+    model_close(&model);
+}
+
+/* After a failure there is nothing but whole latents and a whole state. */
 static void check_left(const struct job *job, const char *folder)
 {
     float *latents = NULL;
@@ -213,6 +230,10 @@ static void check_left(const struct job *job, const char *folder)
         if (!latents_read(job->latents, 16, &latents, shape, &error))
             fail_msg("%s", error.text);
         free(latents);
+        files--;
+    }
+    if (exists(job->state)) {
+        check_state(job);
         files--;
     }
     assert_int_equal(files, 0);
@@ -236,6 +257,7 @@ static void generation_fails(struct scratch *scratch, const char *name,
     snprintf(folder, sizeof folder, "%s", scratch_folder(scratch, "out"));
     snprintf(job.output, sizeof job.output, "%.200s/%.40s", folder, name);
     snprintf(job.latents, sizeof job.latents, "%.200s/kept", folder);
+    snprintf(job.state, sizeof job.state, "%.200s/state", folder);
     if (!generate(&job, &error)) /* libraries make their lasting things here */
         fail_msg("%s", error.text);
     int files = read_folder(folder, &expected, &expected_size);
