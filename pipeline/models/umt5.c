@@ -4,7 +4,8 @@
  * checkpoint, which saves 4 GB with the published model.
  *
  * Float32 between the layers; half precision would overflow, as the reference notes. Products are
- * the device's matter. Attention is not scaled, and every layer has its own table of relative positions.
+ * the device's matter. Attention is not scaled, and every layer has its own table of relative
+ * positions.
  */
 #include "umt5.h"
 

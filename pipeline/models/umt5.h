@@ -17,8 +17,8 @@ struct umt5_config {
 /* path "" gives the published UMT5-XXL. */
 bool umt5_config_read(struct umt5_config *out, const char *path, struct error *error);
 
-/* The checkpoint must outlive the encoder: embedding rows are read from it when needed. NULL: random
- * weights, for measurements. progress counts layers. */
+/* The checkpoint must outlive the encoder: embedding rows are read from it when needed. NULL gives
+ * random weights, for measurements. progress counts layers. */
 bool umt5_load(struct umt5 **out, const struct umt5_config *config,
                const struct checkpoint *checkpoint, const struct ops *ops, struct device *device,
                const struct progress *progress, struct error *error);

@@ -89,7 +89,7 @@ static void *cpu_stream(const struct device *device)
     return NULL;
 }
 
-/* ---- what there is nothing to do for: all is done when a call returns, all weights are there -- */
+/* ---- nothing to do: all is done when a call returns, and all weights are there --------------- */
 
 static bool cpu_synchronise(struct device *device, struct error *error)
 {
