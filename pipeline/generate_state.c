@@ -48,8 +48,10 @@ bool generation_save(void *user, int32_t steps_done, const float *latents,
     struct generation *g = user;
     struct error why = {.usage = false};
     double start = clock_seconds();
-    (void)error;
-    if (!write_state(g, steps_done, latents, history, count, &why)) {
+    bool ok = write_state(g, steps_done, latents, history, count, &why);
+    if (!ok && !error) { /* the loop has stopped: rescue() says it */
+        snprintf(g->kept.why, sizeof g->kept.why, "%.*s", (int)sizeof g->kept.why - 1, why.text);
+    } else if (!ok) {
         char text[sizeof why.text + 32];
         snprintf(text, sizeof text, "the state is not saved: %s", why.text);
         generation_note(g, text);
@@ -64,11 +66,14 @@ void generation_rescue(struct generation *g, struct error *error)
     const int64_t steps = g->settings->steps;
     const struct run_state *resumed = g->settings->resume;
     struct error why = {.usage = false};
+    const char *reason = g->kept.why;
     bool complete = g->denoised && (!resumed || resumed->step < steps);
     if (!g->settings->state)
         return;
     if (complete && g->kept.step < steps && !write_state(g, steps, g->latents, NULL, 0, &why))
-        error_append(error, "; the latents could not be kept either (%s)", why.text);
+        reason = why.text;
+    if (reason[0])
+        error_append(error, "; what was denoised could not be kept (%s)", reason);
     int64_t step = g->kept.step > 0 ? g->kept.step : resumed ? resumed->step : 0;
     if (g->kept.step > 0 || (step > 0 && error && error->interrupted))
         error_append(error,

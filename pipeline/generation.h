@@ -12,6 +12,7 @@ struct generation_kept {
     int64_t step;   /* steps done; 0 = this run has written none */
     double written; /* when; clock_seconds() */
     double seconds; /* spent on it, all in all */
+    char why[256];  /* what the last step could not be saved for; "" */
 };
 
 /* Seconds of the steps of this run, dense ones and sparse ones. */

@@ -572,7 +572,8 @@ class Output(Case):
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         for name in ("out.mp4", "out.webm", "out.gif", "out-%d.png"):
             with self.subTest(name=name):
-                self.refuse(generate(output=name), 1, name[:3], "File too large", limits=limit)
+                self.refuse(generate(output=name), 1, name[:3], "File too large",
+                            "what was denoised could not be kept", limits=limit)
         self.refuse(generate("--save-latents", "kept"), 1, "kept", limits=limit)
 
     def test_full_disk(self):
