@@ -74,12 +74,13 @@ static void describe(const struct console *c, int64_t done, int64_t total, doubl
         snprintf(text + length, size - (size_t)length, ", %.1f s", elapsed);
         return;
     }
-    if (done > 0 && steps)
-        length +=
-            snprintf(text + length, size - (size_t)length, ", %.3g s a step", elapsed / finished);
-    if (done > 0) {
+    double now = (double)(done - c->phase_first); /* the others are of an earlier run */
+    if (now > 0 && steps)
+        length += snprintf(text + length, size - (size_t)length, ", %.3g s a step",
+                           elapsed * (double)total / (now * (double)units));
+    if (now > 0) {
         char left[48];
-        describe_time(elapsed / (double)done * (double)(total - done), left, sizeof left);
+        describe_time(elapsed / now * (double)(total - done), left, sizeof left);
         snprintf(text + length, size - (size_t)length, ", %s left", left);
     }
 }
@@ -129,6 +130,7 @@ bool console_step(void *user, enum generate_phase phase, int64_t done, int64_t t
         c->phase = phase;
         c->in_phase = true;
         c->phase_start = c->last_time = now;
+        c->phase_first = done;
     }
     double interval = c->terminal ? BAR_INTERVAL : LINE_INTERVAL;
     bool due = begins ? c->terminal : done >= total || now - c->last_time >= interval;

@@ -16,6 +16,7 @@ struct console {
     bool in_phase;  /* something was said about phase */
     bool line_open; /* a bar stands on the last line */
     double phase_start, last_time;
+    int64_t phase_first; /* done when the phase began: not 0 in the rest of an earlier run */
 };
 
 void console_open(struct console *console, bool quiet);
