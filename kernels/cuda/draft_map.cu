@@ -502,14 +502,17 @@ static int32_t stage_bytes(int32_t width)
     return SLICE * (width + GAP) * (int32_t)sizeof(float);
 }
 
+/* The kernel is allowed the most there is, whatever this launch takes: threads may be here at once,
+ * and what one of them allows holds for all. */
 template <int HEAD_DIM, int STAGES>
-static cudaError_t launch(const struct map_args *args, int64_t tiles, cudaStream_t stream)
+static cudaError_t launch(const struct map_args *args, int64_t tiles, int most_bytes,
+                          cudaStream_t stream)
 {
     const void *kernel = (const void *)draft_map_kernel<HEAD_DIM, STAGES>;
     const int bytes = room_bytes(HEAD_DIM) + STAGES * stage_bytes(args->width);
     void *arguments[] = {(void *)args};
     cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes);
 
     if (error == cudaSuccess)
         error = cudaLaunchKernel(kernel, dim3((unsigned)tiles), dim3(THREADS), arguments,
@@ -572,8 +575,8 @@ extern "C" cudaError_t cuda_draft_map(const struct shape_cuda *shape, const floa
     set_segments(&args, room);
     const bool many = MANY_STAGES * stage_bytes(args.width) <= room;
     if (shape->head_dim == 64)
-        return many ? launch<64, MANY_STAGES>(&args, tiles, stream)
-                    : launch<64, FEW_STAGES>(&args, tiles, stream);
-    return many ? launch<128, MANY_STAGES>(&args, tiles, stream)
-                : launch<128, FEW_STAGES>(&args, tiles, stream);
+        return many ? launch<64, MANY_STAGES>(&args, tiles, most_bytes, stream)
+                    : launch<64, FEW_STAGES>(&args, tiles, most_bytes, stream);
+    return many ? launch<128, MANY_STAGES>(&args, tiles, most_bytes, stream)
+                : launch<128, FEW_STAGES>(&args, tiles, most_bytes, stream);
 }
