@@ -288,13 +288,15 @@ static cublasStatus_t multiply(struct device *device, struct product *product,
                           blas->workspace, workspace_bytes, device->stream);
 }
 
-/* How many algorithms the heuristic has for it, best first. whole: only those that do not split sums
- * among blocks. */
+/* How many algorithms the heuristic has for it, best first. Sums that are split among blocks are
+ * added up in float32, not as bfloat16 in y; whole: none are split. */
 static int ask(struct device *device, struct product *product, const struct shape *shape,
                bool whole, cublasLtMatmulHeuristicResult_t found[CANDIDATES])
 {
     const struct blas *blas = device->blas;
-    const uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE, weight_alignment = ALIGNMENT;
+    const uint32_t schemes =
+        whole ? CUBLASLT_REDUCTION_SCHEME_NONE : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    const uint32_t weight_alignment = ALIGNMENT;
     const struct {
         cublasLtMatmulPreferenceAttributes_t attribute;
         const uint32_t *value;
@@ -310,9 +312,9 @@ static int ask(struct device *device, struct product *product, const struct shap
         status = cublasLtMatmulPreferenceSetAttribute(&preference,
                                                       CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                       &workspace_bytes, sizeof workspace_bytes);
-    if (!status && whole)
+    if (!status)
         status = cublasLtMatmulPreferenceSetAttribute(
-            &preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &none, sizeof none);
+            &preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes, sizeof schemes);
     for (size_t i = 0; !status && i < sizeof alignments / sizeof *alignments; i++)
         status = cublasLtMatmulPreferenceSetAttribute(&preference, alignments[i].attribute,
                                                       alignments[i].value, sizeof(uint32_t));
