@@ -22,7 +22,8 @@ foreach(i RANGE ${last})
 endforeach()
 execute_process(COMMAND ${command} RESULT_VARIABLE failed OUTPUT_VARIABLE words
                 ERROR_VARIABLE words)
-string(REGEX REPLACE "ptxas warning : Registers are spilled[^\n]* '_Z(N3cub|13factor_kernel)[^\n]*\n" "" words
+set(not_ours "_Z(N3cub|13factor_kernel)")
+string(REGEX REPLACE "ptxas warning : Registers are spilled[^\n]* '${not_ours}[^\n]*\n" "" words
        "${words}")
 string(STRIP "${words}" words)
 if(NOT words STREQUAL "")

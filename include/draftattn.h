@@ -380,8 +380,8 @@ DRAFTATTN_API draftattn_status draftattn_read_stats(const draftattn_plan *plan,
                                                     draftattn_head_stats *heads);
 
 /* Keeps what draftattn_read_stats() reads, in the order of the stream and without waiting, so that
- * the workspace can serve the next run: draftattn_read_stats(plan, to, ...) then tells what this run
- * did. to: draftattn_stats_size() bytes in the workspace's memory space, aligned to 64, the
+ * the workspace can serve the next run: draftattn_read_stats(plan, to, ...) then tells what this
+ * run did. to: draftattn_stats_size() bytes in the workspace's memory space, aligned to 64, the
  * caller's. Can be captured; a replay saves what the replayed run did. Errors: INVALID_ARGUMENT,
  * DEVICE_ERROR; where no run has finished, reading says so. */
 DRAFTATTN_API draftattn_status draftattn_stats_size(const draftattn_plan *plan, size_t *bytes);

@@ -479,7 +479,8 @@ struct step_mask {
 
 template <int D> DEVICE step_mask read_mask(const storage<D> &s, const rows_state<D> &rows, int at)
 {
-    /* One lane reads, the one that releases the step: who reads beside it is not known to be done. */
+    /* One lane reads, the one that releases the step: who reads beside it is not known to be
+     * done. */
     step_mask mask = {uniform(threadIdx.x % 32 == 0 ? s.valid[at] : INT32_MIN)};
     if (mask.valid < 0)
         mask.words = __ldg((const uint4 *)rows.kept + ~mask.valid);

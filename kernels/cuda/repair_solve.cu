@@ -15,7 +15,8 @@
  * as fragments, because which of 16 columns a fragment's place stands for is free as long as both
  * factors agree; turned, the same goes for which row.
  *
- * Bound: the 16 turns of a block of columns, each two barriers and the second-level cache's latency.
+ * Bound: the 16 turns of a block of columns, each two barriers and the second-level cache's
+ * latency.
  *
  * Ladder: see repair_factor.cu.
  */

@@ -1,10 +1,10 @@
 /*
- * Owns the GPU's struct device: which GPUs are taken, memory and copies, the first failure, scratch,
- * the word that says where a NaN was seen, and recordings, which are CUDA graphs captured from the
- * stream.
+ * Owns the GPU's struct device: which GPUs are taken, memory and copies, the first failure,
+ * scratch, the word that says where a NaN was seen, and recordings, which are CUDA graphs captured
+ * from the stream.
  *
- * Everything is enqueued on one stream that does not wait for the default one. A call into CUDA that
- * fails is kept with its name, since it may belong to work enqueued long before; whatever can
+ * Everything is enqueued on one stream that does not wait for the default one. A call into CUDA
+ * that fails is kept with its name, since it may belong to work enqueued long before; whatever can
  * report says it from then on. Refused: GPUs before Ampere, and those that this program has no code
  * for.
  */

@@ -5,7 +5,8 @@
  *
  * A result may be off by first-order float errors of its logits and sums, and where elements are
  * bfloat16 by the rounding of its weights, of itself and of what it is added to; all of a case
- * together by a third of that. Rows are sampled where there are many, but every one must be written.
+ * together by a third of that. Rows are sampled where there are many, but every one must be
+ * written.
  *
  *     test_attention_runtime [--time]
  */

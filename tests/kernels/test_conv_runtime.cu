@@ -1,7 +1,7 @@
 /*
  * The GPU's convolutions, channel norm and upsampling against sums in double: odd shapes, strides,
- * paddings, residuals in place, channels in fours and not, what cuDNN does and what the plain kernel
- * does. --time prints the shapes of the Wan VAE's decoder at 1280x720.
+ * paddings, residuals in place, channels in fours and not, what cuDNN does and what the plain
+ * kernel does. --time prints the shapes of the Wan VAE's decoder at 1280x720.
  */
 #include "cuda_support.h"
 
