@@ -25,6 +25,7 @@ enum {
 template <int D> struct row_state {
     float4 q[D / 8], o[D / 8]; /* q scaled to base-2 logits */
     float base, sum;
+    float lost; /* what the last addition to sum put on too much */
 };
 
 DEVICE float dot(float4 a, float4 b, float sum)
@@ -46,6 +47,15 @@ DEVICE void scale_by(float4 &value, float factor)
     value.y *= factor;
     value.z *= factor;
     value.w *= factor;
+}
+
+/* Thousands of small weights that follow a large one would each be rounded away, and all to one side:
+ * Kahan's sum keeps them. */
+template <int D> DEVICE void add_to_sum(struct row_state<D> &row, float tile_sum)
+{
+    const float added = tile_sum - row.lost, sum = row.sum + added;
+    row.lost = sum - row.sum - added;
+    row.sum = sum;
 }
 
 /* One tile: logits, weights, sums. Key i is open where open >> i & 1; bias NULL = none. */
@@ -73,20 +83,23 @@ DEVICE void attend_tile(struct row_state<D> &row, const float4 (*k)[D / 4],
         const float shrink = exp2f(row.base - top);
         row.base = top;
         row.sum *= shrink;
+        row.lost *= shrink;
 #pragma unroll
         for (int c = 0; c < D / 8; c++) {
             scale_by(row.o[c], shrink);
         }
     }
+    float tile_sum = 0;
 #pragma unroll
     for (int i = 0; i < KEYS; i++) {
         weight[i] = exp2f(weight[i] - row.base);
-        row.sum += weight[i];
+        tile_sum += weight[i];
 #pragma unroll
         for (int c = 0; c < D / 8; c++) {
             add_scaled(row.o[c], weight[i], v[i][2 * c + side]);
         }
     }
+    add_to_sum(row, tile_sum);
 }
 
 /* Rows [0, KEYS) of a tile from memory of any stride; those from count on become zeros. */
@@ -132,7 +145,7 @@ DEVICE void attend_keys(struct row_state<D> &row, const struct attend_args &args
 
     q += number * stride;
     row.base = -FLT_MAX; /* -infinity minus it is one still */
-    row.sum = 0;
+    row.sum = row.lost = 0;
 #pragma unroll
     for (int c = 0; c < D / 8; c++) {
         float element[4] = {};
