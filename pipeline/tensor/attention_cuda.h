@@ -39,7 +39,7 @@ struct attention_scores {
     const float *key_bias; /* [columns] or NULL */
 };
 
-cudaError_t attention_scores_softmax(const struct attention_scores *scores, cudaStream_t stream);
+void attention_scores_softmax(struct device *device, const struct attention_scores *scores);
 
 /* Rows of bfloat16, stride elements apart, to or from contiguous rows of float32. */
 struct attention_rows {
@@ -47,10 +47,10 @@ struct attention_rows {
     int64_t stride, count, width;
 };
 
-cudaError_t attention_rows_widen(const struct attention_rows *rows, float *to, cudaStream_t stream);
+void attention_rows_widen(struct device *device, const struct attention_rows *rows, float *to);
 /* add: to what is there. */
-cudaError_t attention_rows_narrow(const struct attention_rows *rows, const float *from, bool add,
-                                  cudaStream_t stream);
+void attention_rows_narrow(struct device *device, const struct attention_rows *rows,
+                           const float *from, bool add);
 
 #ifdef __cplusplus
 }

@@ -1,17 +1,19 @@
 /*
  * What surrounds the products of attention where logits are stored: their softmax in place, and
- * bfloat16 rows to and from float32. One read finds the largest logit and the sum of a row, a second
- * one, mostly from cache, and a write make weights. Long rows have a CTA, short ones a warp each.
+ * bfloat16 rows to and from float32. One read finds the largest logit and the sum of a row, a
+ * second one, mostly from cache, and a write make weights. Long rows have a CTA, short ones a warp
+ * each.
  *
  * A row with a NaN or an infinity among its logits is NaN throughout, as on the CPU: nothing here
  * may hide a broken layer. Bound by memory.
+ *
+ * Ladder: in attention_cuda.c, which times them with the products.
  */
 #include "attention_cuda.h"
 
-#include <cfloat>
-#include <cuda_bf16.h>
+#include "elements_cuda.cuh"
 
-#define DEVICE static __device__ __forceinline__
+#include <cfloat>
 
 enum { THREADS = 256, WARP = 32, SHORT = 1024 /* columns that a warp goes through */ };
 
@@ -84,17 +86,17 @@ __global__ void __launch_bounds__(THREADS) softmax_kernel(const struct attention
         s[j] = expf(biased(a, s, band, j) - all.top) * inverse;
 }
 
-cudaError_t attention_scores_softmax(const struct attention_scores *scores, cudaStream_t stream)
+void attention_scores_softmax(struct device *device, const struct attention_scores *scores)
 {
     const int64_t rows = scores->heads * scores->rows;
     const bool few = scores->columns <= SHORT;
     const int64_t blocks = few ? (rows + THREADS / WARP - 1) / (THREADS / WARP) : rows;
 
     if (few)
-        softmax_kernel<WARP><<<(unsigned)blocks, THREADS, 0, stream>>>(*scores);
+        softmax_kernel<WARP><<<(unsigned)blocks, THREADS, 0, device->stream>>>(*scores);
     else
-        softmax_kernel<THREADS><<<(unsigned)blocks, THREADS, 0, stream>>>(*scores);
-    return cudaGetLastError();
+        softmax_kernel<THREADS><<<(unsigned)blocks, THREADS, 0, device->stream>>>(*scores);
+    device_cuda_launched(device, "softmax of attention");
 }
 
 __global__ static void widen_kernel(const struct attention_rows a, float *to)
@@ -102,8 +104,7 @@ __global__ static void widen_kernel(const struct attention_rows a, float *to)
     const int64_t total = a.count * a.width, step = (int64_t)gridDim.x * THREADS;
 
     for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < total; i += step)
-        to[i] =
-            __bfloat162float(((const __nv_bfloat16 *)a.rows)[i / a.width * a.stride + i % a.width]);
+        to[i] = to_float(((const __nv_bfloat16 *)a.rows)[i / a.width * a.stride + i % a.width]);
 }
 
 __global__ static void narrow_kernel(const struct attention_rows a, const float *from, bool add)
@@ -112,28 +113,24 @@ __global__ static void narrow_kernel(const struct attention_rows a, const float 
 
     for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < total; i += step) {
         __nv_bfloat16 *to = (__nv_bfloat16 *)a.rows + (i / a.width * a.stride + i % a.width);
-        __nv_bfloat16 value = __float2bfloat16_rn(from[i]);
+        const float old = add ? to_float(*to) : 0;
+        store(to, from[i]);
         if (add)
-            value = __float2bfloat16_rn(__bfloat162float(*to) + __bfloat162float(value));
-        *to = value;
+            store(to, old + to_float(*to));
     }
 }
 
-static unsigned blocks_for(const struct attention_rows *rows)
+void attention_rows_widen(struct device *device, const struct attention_rows *rows, float *to)
 {
-    const int64_t blocks = (rows->count * rows->width + THREADS - 1) / THREADS;
-    return (unsigned)(blocks < 4096 ? blocks : 4096);
+    widen_kernel<<<shared_grid(device, rows->count * rows->width, THREADS), THREADS, 0,
+                   device->stream>>>(*rows, to);
+    device_cuda_launched(device, "attention");
 }
 
-cudaError_t attention_rows_widen(const struct attention_rows *rows, float *to, cudaStream_t stream)
+void attention_rows_narrow(struct device *device, const struct attention_rows *rows,
+                           const float *from, bool add)
 {
-    widen_kernel<<<blocks_for(rows), THREADS, 0, stream>>>(*rows, to);
-    return cudaGetLastError();
-}
-
-cudaError_t attention_rows_narrow(const struct attention_rows *rows, const float *from, bool add,
-                                  cudaStream_t stream)
-{
-    narrow_kernel<<<blocks_for(rows), THREADS, 0, stream>>>(*rows, from, add);
-    return cudaGetLastError();
+    narrow_kernel<<<shared_grid(device, rows->count * rows->width, THREADS), THREADS, 0,
+                    device->stream>>>(*rows, from, add);
+    device_cuda_launched(device, "attention");
 }

@@ -4,10 +4,17 @@
  * cuDNN computes one convolution of float32; conv_parts_cuda.cu adds bias and residual behind it,
  * and in front of it makes channels a multiple of four and paddings equal on both sides, where they
  * are not. A kernel that does not look along time is a 2D convolution with the frames as the batch;
- * one that looks along time alone is 2D as well. When a size is met for the first time, the few
- * plans that cuDNN thinks fastest are timed on the data that are there; the choice is kept for all
- * convolutions of that shape. bfloat16 devices multiply TF32, float32 devices never. Where cuDNN
- * has no plan that keeps to this, a plain kernel of ours does it.
+ * one that looks along time alone is 2D as well. The plan of a shape is made when it is met for the
+ * first time and kept: the first that cuDNN's heuristics have, not the fastest of a few by the
+ * clock, so that the same video comes out of every process. bfloat16 devices multiply TF32, float32
+ * devices never. Where cuDNN has no plan that keeps to this, a plain kernel of ours does it.
+ *
+ * Ladder, a chunk of four frames of the Wan VAE's decoder at 1280x720 on an H100, TF32, medians
+ *   v1  plans timed, the fastest of three: 170.5 ms, of that convolutions 156.5. 384 channels on
+ *       4x180x320 3.23 ms (284 TFLOP/s), 192 on 6x360x640 6.18 ms (297), 96 on 6x720x1280
+ *       13.04 ms (141); bias and residual are 0.1, 0.8 and 1.1 ms of those. All three were engine
+ *       67 everywhere
+ *   v2  the heuristics' first: not timed
  */
 #include "conv_cuda.h"
 
@@ -16,32 +23,18 @@
 #include "cudnn_plan_cuda.h"
 #include "random_cuda.h"
 
-#include "../clock.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    CHANNEL_GRAIN = CUDNN_PLAN_ALIGNMENT / sizeof(float),
-    CANDIDATES = 3, /* that are timed */
-    RUNS = 2        /* of each; the first one also loads the kernel */
-};
-
-/* Below this many multiplications the heuristics' first engine is as good as any. */
-#define LEAST_TIMED 1e9
-/* A later engine must be this much faster than an earlier one, so that noise does not choose. */
-#define CLEARLY_FASTER 0.95f
+enum { CHANNEL_GRAIN = CUDNN_PLAN_ALIGNMENT / sizeof(float) };
 
 /* How convolutions of one shape are done. */
 struct choice {
     struct choice *next;
     struct conv_desc desc;
     struct conv_size in;
-    struct cudnn_graph *graph;
     struct cudnn_plan plan; /* none: the plain kernel */
-    int candidates;
-    float seconds; /* that it took to choose */
 };
 
 struct library {
@@ -82,19 +75,13 @@ static bool library_open(struct device *device, struct error *error)
     return true;
 }
 
-static void choice_free(struct choice *choice)
-{
-    cudnn_plan_free(&choice->plan);
-    cudnn_graph_destroy(choice->graph);
-    free(choice);
-}
-
 static void choices_free(struct library *library)
 {
     while (library->choices) {
         struct choice *first = library->choices;
         library->choices = first->next;
-        choice_free(first);
+        cudnn_plan_destroy(&first->plan);
+        free(first);
     }
 }
 
@@ -222,94 +209,6 @@ static struct cudnn_problem problem_of(const struct conv_desc *d, struct conv_si
     return p;
 }
 
-/* The least time of a few runs; below 0 where it fails. */
-static float plan_time(const struct cudnn_plan *plan, struct device *device, const struct run *run,
-                       cudaEvent_t events[2])
-{
-    const struct library *library = device->dnn;
-    float least = -1.0f;
-    for (int i = 0; i < RUNS; i++) {
-        float milliseconds = 0.0f;
-        if (cudaEventRecord(events[0], device->stream) ||
-            cudnn_plan_run(plan, library->handle, run->x, run->work.weight, run->y,
-                           run->workspace) ||
-            cudaEventRecord(events[1], device->stream) || cudaEventSynchronize(events[1]) ||
-            cudaEventElapsedTime(&milliseconds, events[0], events[1])) {
-            cudaGetLastError();
-            return -1.0f;
-        }
-        if (least < 0.0f || milliseconds < least)
-            least = milliseconds;
-    }
-    return least;
-}
-
-/* Times all plans on the data of the run, and leaves the fastest in plans[0]; those that fail go.
- * Returns how many are left. */
-static int fastest_first(struct cudnn_plan *plans, int count, struct device *device,
-                         const struct run *run)
-{
-    cudaEvent_t events[2] = {NULL, NULL};
-    int left = 0;
-    if (cudaEventCreate(&events[0]) || cudaEventCreate(&events[1])) {
-        cudaGetLastError();
-        left = count; /* untimed: in the order of the heuristics */
-    }
-    for (int i = left; i < count; i++) {
-        struct cudnn_plan plan = plans[i];
-        plan.milliseconds = plan_time(&plan, device, run, events);
-        if (plan.milliseconds < 0.0f) {
-            cudnn_plan_free(&plan);
-            continue;
-        }
-        plans[left] = plan;
-        if (left > 0 && plan.milliseconds < CLEARLY_FASTER * plans[0].milliseconds) {
-            plans[left] = plans[0];
-            plans[0] = plan;
-        }
-        left++;
-    }
-    for (int i = 0; i < 2; i++)
-        if (events[i])
-            cudaEventDestroy(events[i]);
-    return left;
-}
-
-static bool worth_timing(const struct run *run)
-{
-    const struct conv_size out = run->work.out;
-    return (double)out.frames * (double)out.height * (double)out.width * run->desc.out *
-               run->desc.in * run->desc.kt * run->desc.kh * run->desc.kw >
-           LEAST_TIMED;
-}
-
-static bool choose(struct choice *choice, struct device *device, struct run *run,
-                   struct error *error)
-{
-    const struct library *library = device->dnn;
-    struct cudnn_problem problem = problem_of(&run->desc, run->in, run->work.out);
-    struct cudnn_plan plans[CANDIDATES];
-    int64_t workspace = 0;
-    problem.tensor_cores = device->activations == ELEMENT_BF16;
-    problem.most_workspace = CONV_CUDA_WORKSPACE;
-    choice->graph = cudnn_graph_create(library->handle, &problem);
-    int count = choice->graph ? cudnn_plans(choice->graph, plans, CANDIDATES) : 0;
-    for (int i = 0; i < count; i++)
-        workspace = plans[i].workspace > workspace ? plans[i].workspace : workspace;
-    choice->candidates = count;
-    bool ok = true;
-    if (count > 1 && !device->recording && worth_timing(run)) {
-        ok = run_place(run, device, (size_t)workspace, error);
-        if (ok)
-            count = fastest_first(plans, count, device, run);
-    }
-    if (ok && count > 0)
-        choice->plan = plans[0];
-    for (int i = ok ? 1 : 0; i < count; i++)
-        cudnn_plan_free(&plans[i]);
-    return ok && device_cuda_ok(device, error);
-}
-
 static bool same_shape(const struct choice *choice, const struct conv_desc *desc,
                        struct conv_size in)
 {
@@ -327,10 +226,9 @@ static const struct choice *find_choice(const struct library *library, const str
 }
 
 static const struct choice *make_choice(struct device *device, const struct conv *conv,
-                                        struct run *run, struct error *error)
+                                        const struct run *run, struct error *error)
 {
     struct library *library = device->dnn;
-    const double start = clock_seconds();
     struct choice *choice = calloc(1, sizeof *choice);
     if (!choice) {
         error_out_of_memory(error, "a convolution", sizeof *choice);
@@ -338,11 +236,10 @@ static const struct choice *make_choice(struct device *device, const struct conv
     }
     choice->desc = conv->desc;
     choice->in = run->work.in;
-    if (!choose(choice, device, run, error)) {
-        choice_free(choice);
-        return NULL;
-    }
-    choice->seconds = (float)(clock_seconds() - start);
+    struct cudnn_problem problem = problem_of(&run->desc, run->in, run->work.out);
+    problem.tensor_cores = device->activations == ELEMENT_BF16;
+    problem.most_workspace = CONV_CUDA_WORKSPACE;
+    cudnn_plan_create(&choice->plan, library->handle, &problem); /* none: the plain kernel */
     choice->next = library->choices;
     library->choices = choice;
     return choice;
@@ -514,11 +411,8 @@ void conv_cuda_describe(const struct device *device, const struct conv *conv, in
     if (!choice)
         snprintf(text, size, "not done yet");
     else if (!choice->plan.plan)
-        snprintf(text, size, "the plain kernel; none of %d candidates, %.2f s", choice->candidates,
-                 (double)choice->seconds);
+        snprintf(text, size, "the plain kernel");
     else
-        snprintf(text, size,
-                 "cuDNN, engine %lld, %.1f MB of workspace, %.2f ms; %d candidates in %.2f s",
-                 (long long)choice->plan.engine, (double)choice->plan.workspace * 1e-6,
-                 (double)choice->plan.milliseconds, choice->candidates, (double)choice->seconds);
+        snprintf(text, size, "cuDNN, engine %lld, %.1f MB of workspace",
+                 (long long)choice->plan.engine, (double)choice->plan.workspace * 1e-6);
 }

@@ -14,21 +14,12 @@
 
 enum {
     THREADS = 256,
-    CTAS_PER_PROCESSOR = 16,
     QUAD = 4,         /* floats of 16 bytes */
     TILE = 64,        /* positions and output channels of a CTA */
     DEPTH = 16,       /* input channels of a step */
     SIDE = 4,         /* positions and output channels of a thread */
     ROW = TILE + SIDE /* of shared memory: other banks for each of the four channels written */
 };
-
-/* CTAs for count threads, as many as keep the device busy. */
-static unsigned shared_grid(const struct device *device, int64_t count)
-{
-    const int64_t most = (int64_t)device->multiprocessors * CTAS_PER_PROCESSOR;
-    const int64_t ctas = (count + THREADS - 1) / THREADS;
-    return (unsigned)(ctas < most ? ctas : most);
-}
 
 static int64_t positions(struct conv_size size)
 {
@@ -68,8 +59,8 @@ void conv_cuda_pad(struct device *device, const struct conv_work *work, float *t
     padded.width = work->desc.pad_left + work->in.width + work->desc.pad_right;
     padded.channels = work->in_padded;
     padded.count = work->in.frames * padded.height * padded.width * padded.channels;
-    pad_kernel<<<shared_grid(device, padded.count), THREADS, 0, device->stream>>>(*work, padded,
-                                                                                  to);
+    pad_kernel<<<shared_grid(device, padded.count, THREADS), THREADS, 0, device->stream>>>(
+        *work, padded, to);
     device_cuda_launched(device, "convolution");
 }
 
@@ -117,12 +108,12 @@ void conv_cuda_finish(struct device *device, const struct conv_work *work, const
                        aligned(sums, 16) && aligned(work->y, 16) && aligned(work->add, 16);
     if (quads) {
         const int64_t row = channels / QUAD;
-        const unsigned grid = shared_grid(device, count / QUAD);
+        const unsigned grid = shared_grid(device, count / QUAD, THREADS);
         finish_quads_kernel<<<grid, THREADS, 0, device->stream>>>(
             (const float4 *)sums, (const float4 *)work->bias, (const float4 *)work->add,
             (float4 *)work->y, count / QUAD, (int32_t)row, (int64_t)THREADS * grid / row * row);
     } else {
-        finish_kernel<<<shared_grid(device, count), THREADS, 0, device->stream>>>(
+        finish_kernel<<<shared_grid(device, count, THREADS), THREADS, 0, device->stream>>>(
             sums, padded, work->bias, work->add, work->y, count, channels);
     }
     device_cuda_launched(device, "convolution");

@@ -139,7 +139,16 @@ static void graph_describe(struct cudnn_graph *graph)
     part_finish(graph, graph->operations);
 }
 
-struct cudnn_graph *cudnn_graph_create(cudnnHandle_t handle, const struct cudnn_problem *problem)
+static void graph_free(struct cudnn_graph *graph)
+{
+    if (!graph)
+        return;
+    while (graph->count > 0)
+        descriptor_free(graph->parts[--graph->count]);
+    free(graph);
+}
+
+static struct cudnn_graph *graph_make(cudnnHandle_t handle, const struct cudnn_problem *problem)
 {
     struct cudnn_graph *graph = calloc(1, sizeof *graph);
     if (!graph)
@@ -149,17 +158,8 @@ struct cudnn_graph *cudnn_graph_create(cudnnHandle_t handle, const struct cudnn_
     graph_describe(graph);
     if (!graph->status)
         return graph;
-    cudnn_graph_destroy(graph);
+    graph_free(graph);
     return NULL;
-}
-
-void cudnn_graph_destroy(struct cudnn_graph *graph)
-{
-    if (!graph)
-        return;
-    while (graph->count > 0)
-        descriptor_free(graph->parts[--graph->count]);
-    free(graph);
 }
 
 /* ---- engines --------------------------------------------------------------------------------- */
@@ -187,9 +187,9 @@ static bool engine_fits(cudnnBackendDescriptor_t configuration, bool tensor_core
 }
 
 /* false: this engine cannot do it, or not in the workspace there is. */
-static bool plan_make(struct cudnn_plan *out, const struct cudnn_graph *graph,
-                      cudnnBackendDescriptor_t configuration)
+static bool plan_make(struct cudnn_plan *out, cudnnBackendDescriptor_t configuration)
 {
+    const struct cudnn_graph *graph = out->graph;
     cudnnBackendDescriptor_t plan = NULL;
     int64_t got = 0;
     cudnnStatus_t status =
@@ -240,33 +240,36 @@ static int64_t configurations(const struct cudnn_graph *graph, cudnnBackendHeurM
     return status ? 0 : count < CONFIGURATIONS ? count : CONFIGURATIONS;
 }
 
-static int plans_of(const struct cudnn_graph *graph, cudnnBackendHeurMode_t mode,
-                    struct cudnn_plan *out, int most)
+/* The first that fits, of one of cuDNN's two lists. */
+static bool plan_find(struct cudnn_plan *out, cudnnBackendHeurMode_t mode)
 {
     cudnnBackendDescriptor_t list[CONFIGURATIONS];
-    int found = 0;
-    const int64_t count = configurations(graph, mode, list);
-    for (int64_t i = 0; i < count && found < most; i++) {
-        struct cudnn_plan plan = {0};
-        if (engine_fits(list[i], graph->problem.tensor_cores, &plan.engine) &&
-            plan_make(&plan, graph, list[i]))
-            out[found++] = plan;
-    }
+    const int64_t count = configurations(out->graph, mode, list);
+    bool found = false;
+    for (int64_t i = 0; i < count && !found; i++)
+        found = engine_fits(list[i], out->graph->problem.tensor_cores, &out->engine) &&
+                plan_make(out, list[i]);
     for (int i = 0; i < CONFIGURATIONS; i++)
         descriptor_free(list[i]);
     return found;
 }
 
-int cudnn_plans(const struct cudnn_graph *graph, struct cudnn_plan *out, int most)
+bool cudnn_plan_create(struct cudnn_plan *out, cudnnHandle_t handle,
+                       const struct cudnn_problem *problem)
 {
-    const int found = plans_of(graph, CUDNN_HEUR_MODE_A, out, most);
-    return found > 0 ? found : plans_of(graph, CUDNN_HEUR_MODE_FALLBACK, out, most);
+    *out = (struct cudnn_plan){.graph = graph_make(handle, problem)};
+    if (out->graph &&
+        (plan_find(out, CUDNN_HEUR_MODE_A) || plan_find(out, CUDNN_HEUR_MODE_FALLBACK)))
+        return true;
+    cudnn_plan_destroy(out);
+    return false;
 }
 
-void cudnn_plan_free(struct cudnn_plan *plan)
+void cudnn_plan_destroy(struct cudnn_plan *plan)
 {
     descriptor_free(plan->plan);
-    plan->plan = NULL;
+    graph_free(plan->graph);
+    *plan = (struct cudnn_plan){0};
 }
 
 cudnnStatus_t cudnn_plan_run(const struct cudnn_plan *plan, cudnnHandle_t handle, const float *x,

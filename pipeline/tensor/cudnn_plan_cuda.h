@@ -1,7 +1,4 @@
-/*
- * One convolution of float32 in cuDNN, y = conv(x): the plans with which it can be done. For
- * conv_cuda.c.
- */
+/* One convolution of float32 in cuDNN, y = conv(x), for conv_cuda.c. */
 #ifndef PIPELINE_TENSOR_CUDNN_PLAN_CUDA_H
 #define PIPELINE_TENSOR_CUDNN_PLAN_CUDA_H
 
@@ -25,22 +22,17 @@ struct cudnn_problem {
 
 /* plan NULL: none. */
 struct cudnn_plan {
+    struct cudnn_graph *graph; /* the problem as cuDNN has it */
     cudnnBackendDescriptor_t plan;
     int64_t engine, workspace;
-    float milliseconds; /* the caller's; 0 */
 };
 
-struct cudnn_graph; /* a problem, described; plans need it as long as they live */
-
-/* NULL where cuDNN does not take the problem, or memory is out. */
-struct cudnn_graph *cudnn_graph_create(cudnnHandle_t handle, const struct cudnn_problem *problem);
-void cudnn_graph_destroy(struct cudnn_graph *graph); /* accepts NULL */
-
-/* Up to most plans, those first that cuDNN expects to be fast; returns how many. They keep to the
- * problem's workspace and to sums of products in float32 in an order that does not change: no
- * transforms (Winograd, FFT), no rounding on the way. */
-int cudnn_plans(const struct cudnn_graph *graph, struct cudnn_plan *out, int most);
-void cudnn_plan_free(struct cudnn_plan *plan); /* accepts none */
+/* The plan that cuDNN expects to be the fastest of those that keep to the problem's workspace and
+ * to sums of products in float32 in an order that does not change: no transforms (Winograd, FFT),
+ * no rounding on the way. false: there is none, or memory is out. */
+bool cudnn_plan_create(struct cudnn_plan *out, cudnnHandle_t handle,
+                       const struct cudnn_problem *problem);
+void cudnn_plan_destroy(struct cudnn_plan *plan); /* accepts none */
 
 /* Enqueues it on the handle's stream. */
 cudnnStatus_t cudnn_plan_run(const struct cudnn_plan *plan, cudnnHandle_t handle, const float *x,

@@ -1,9 +1,11 @@
 /*
- * float32 and bfloat16 in the memory of a GPU, one and several at a time, for kernels that compute
- * in float32.
+ * What kernels of the networks share: float32 and bfloat16 in the memory of a GPU, one and several
+ * at a time, the grid of those that loop over elements, and a hash.
  */
 #ifndef PIPELINE_TENSOR_ELEMENTS_CUDA_CUH
 #define PIPELINE_TENSOR_ELEMENTS_CUDA_CUH
+
+#include "device_cuda.h"
 
 #include <cuda_bf16.h>
 
@@ -73,10 +75,12 @@ DEVICE void open_word(uint4 word, float (&to)[8])
     open_pair(word.w, to[6], to[7]);
 }
 
+/* Rounded to bfloat16, low in the lower half. */
 DEVICE uint32_t pack_pair(float low, float high)
 {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return __bfloat16_as_ushort(pair.x) | (uint32_t)__bfloat16_as_ushort(pair.y) << 16;
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
 }
 
 DEVICE void store(float *to, const float (&x)[4])
@@ -99,6 +103,22 @@ DEVICE void store(__nv_bfloat16 *to, const float (&x)[8])
 static inline bool aligned(const void *memory, size_t bytes)
 {
     return (uintptr_t)memory % bytes == 0;
+}
+
+/* CTAs of so many threads that share the work of count of them: as many as keep the device busy. */
+static inline unsigned shared_grid(const struct device *device, int64_t count, int threads)
+{
+    const int64_t enough = (int64_t)device->multiprocessors * 16;
+    const int64_t all = (count + threads - 1) / threads;
+    return (unsigned)(all < enough ? all : enough);
+}
+
+/* The last steps of splitmix64: any bit of z moves all bits of the result. */
+DEVICE uint64_t mixed(uint64_t z)
+{
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
 }
 
 #endif

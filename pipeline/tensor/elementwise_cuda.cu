@@ -1,16 +1,15 @@
 /*
- * Activations, sums, patches and rows in another order on the GPU: a thread an element, or four
- * where 16-byte accesses can reach them. All are bound by memory, and small beside what a
- * transformer does between them.
+ * Products, sums, patches and rows in another order on the GPU: a thread an element, or four where
+ * 16-byte accesses can reach them. All are bound by memory, and small beside what a transformer
+ * does between them.
  */
 #include "elementwise_cuda.h"
 
-#include "device_cuda.h"
 #include "elements_cuda.cuh"
+#include "linear_convert_cuda.h"
 
 enum {
     THREADS = 256,
-    CTAS_PER_PROCESSOR = 8,
     QUAD = 4 /* floats of 16 bytes */
 };
 
@@ -33,7 +32,7 @@ DEVICE int64_t thread_count(void)
     return (int64_t)gridDim.x * blockDim.x;
 }
 
-enum map { MAP_MULTIPLY, MAP_ADD, MAP_COMBINE, MAP_SCALE, MAP_GELU_TANH, MAP_GELU_ERF, MAP_SILU };
+enum map { MAP_MULTIPLY, MAP_ADD, MAP_COMBINE, MAP_SCALE /* y is not read */ };
 
 template <enum map MAP> DEVICE float mapped(float a, float x, float b, float y)
 {
@@ -43,14 +42,7 @@ template <enum map MAP> DEVICE float mapped(float a, float x, float b, float y)
         return x + y;
     if constexpr (MAP == MAP_COMBINE)
         return a * x + b * y;
-    if constexpr (MAP == MAP_SCALE)
-        return a * x;
-    /* 0.5 x (1 + tanh(u)) = x / (1 + e^(-2u)) with u = sqrt(2 / pi) (x + 0.044715 x^3) */
-    if constexpr (MAP == MAP_GELU_TANH)
-        return x / (1.0f + expf(-2.0f * x * (0.79788456f + 0.035677408f * x * x)));
-    if constexpr (MAP == MAP_GELU_ERF)
-        return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-    return x / (1.0f + expf(-x));
+    return a * x;
 }
 
 /* out = map(x, y), COUNT = 4 or 1 floats at a time; out may be x or y. */
@@ -60,11 +52,11 @@ __global__ static void __launch_bounds__(THREADS)
 {
     for (int64_t at = thread_index() * COUNT; at < count; at += thread_count() * COUNT) {
         if constexpr (COUNT == 1) {
-            out[at] = mapped<MAP>(a, x[at], b, MAP <= MAP_COMBINE ? y[at] : 0.0f);
+            out[at] = mapped<MAP>(a, x[at], b, MAP == MAP_SCALE ? 0.0f : y[at]);
         } else {
             float p[4], q[4] = {};
             open_word(*(const float4 *)(x + at), p);
-            if constexpr (MAP <= MAP_COMBINE)
+            if constexpr (MAP != MAP_SCALE)
                 open_word(*(const float4 *)(y + at), q);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -134,15 +126,6 @@ __global__ static void __launch_bounds__(THREADS)
 
 /* ---- on the host ---------------------------------------------------------------------------- */
 
-/* CTAs that share count elements. */
-static unsigned shared_grid(const struct device *device, int64_t count)
-{
-    const int64_t enough = (int64_t)device->multiprocessors * CTAS_PER_PROCESSOR;
-    const int64_t all = (count + THREADS - 1) / THREADS;
-
-    return (unsigned)(all < enough ? all : enough);
-}
-
 template <enum map MAP>
 static void launch_map(struct device *device, float *out, float a, const float *x, float b,
                        const float *y, int64_t count, const char *what)
@@ -152,30 +135,19 @@ static void launch_map(struct device *device, float *out, float a, const float *
     if (count == 0)
         return;
     if (quads)
-        map_kernel<MAP, QUAD><<<shared_grid(device, count / QUAD), THREADS, 0, device->stream>>>(
-            out, a, x, b, y, count);
+        map_kernel<MAP, QUAD>
+            <<<shared_grid(device, count / QUAD, THREADS), THREADS, 0, device->stream>>>(
+                out, a, x, b, y, count);
     else
-        map_kernel<MAP, 1>
-            <<<shared_grid(device, count), THREADS, 0, device->stream>>>(out, a, x, b, y, count);
+        map_kernel<MAP, 1><<<shared_grid(device, count, THREADS), THREADS, 0, device->stream>>>(
+            out, a, x, b, y, count);
     device_cuda_launched(device, what);
 }
 
 extern "C" void elementwise_cuda_activate(struct device *device, float *x, int64_t count,
                                           enum activation activation)
 {
-    switch (activation) {
-    case ACTIVATION_NONE:
-        return;
-    case ACTIVATION_GELU_TANH:
-        launch_map<MAP_GELU_TANH>(device, x, 1, x, 0, NULL, count, "GELU");
-        return;
-    case ACTIVATION_GELU_ERF:
-        launch_map<MAP_GELU_ERF>(device, x, 1, x, 0, NULL, count, "GELU");
-        return;
-    case ACTIVATION_SILU:
-        launch_map<MAP_SILU>(device, x, 1, x, 0, NULL, count, "SiLU");
-        return;
-    }
+    linear_convert_cuda(device, x, ELEMENT_F32, x, ELEMENT_F32, count, activation);
 }
 
 extern "C" void elementwise_cuda_multiply(struct device *device, float *x, const float *y,
@@ -213,7 +185,7 @@ extern "C" void elementwise_cuda_cut_patches(struct device *device,
                                              const float *latents, void *rows, enum element type)
 {
     const struct patch_grid grid = patch_grid_of(patches);
-    const unsigned ctas = shared_grid(device, grid.count);
+    const unsigned ctas = shared_grid(device, grid.count, THREADS);
 
     if (grid.count == 0)
         return;
@@ -232,8 +204,8 @@ extern "C" void elementwise_cuda_join_patches(struct device *device,
 
     if (grid.count == 0)
         return;
-    join_kernel<<<shared_grid(device, grid.count), THREADS, 0, device->stream>>>(grid, rows,
-                                                                                 latents);
+    join_kernel<<<shared_grid(device, grid.count, THREADS), THREADS, 0, device->stream>>>(
+        grid, rows, latents);
     device_cuda_launched(device, "join patches");
 }
 
@@ -243,7 +215,7 @@ extern "C" void elementwise_cuda_scatter_rows(struct device *device, const float
 {
     const bool quads = features % QUAD == 0 && aligned(x, 16) && aligned(y, 16);
     const int64_t width = quads ? features / QUAD : features, count = rows * width;
-    const unsigned ctas = shared_grid(device, count);
+    const unsigned ctas = shared_grid(device, count, THREADS);
 
     if (count == 0)
         return;
@@ -270,14 +242,9 @@ extern "C" int64_t elementwise_cuda_first_not_finite(struct device *device, cons
     }
     if (!device_cuda_check(device, cudaMemsetAsync(word, 0xff, sizeof *word, device->stream), what))
         return -1;
-    first_not_finite_kernel<<<shared_grid(device, count), THREADS, 0, device->stream>>>(x, count,
-                                                                                        word);
+    first_not_finite_kernel<<<shared_grid(device, count, THREADS), THREADS, 0, device->stream>>>(
+        x, count, word);
     device_cuda_launched(device, what);
-    if (!device_cuda_check(
-            device,
-            cudaMemcpyAsync(&first, word, sizeof first, cudaMemcpyDeviceToHost, device->stream),
-            what) ||
-        !device_cuda_check(device, cudaStreamSynchronize(device->stream), what))
-        return -1;
+    device_cuda_download(device, &first, word, sizeof first);
     return first == ~0ull ? -1 : (int64_t)first;
 }

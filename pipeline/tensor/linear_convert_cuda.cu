@@ -9,15 +9,14 @@
 
 enum { THREADS = 256 };
 
-static const int64_t max_blocks = 1 << 14;
-
 DEVICE float activated(float x, enum activation activation)
 {
     switch (activation) {
     case ACTIVATION_GELU_TANH:
-        return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+        /* 0.5 x (1 + tanh(u)) = x / (1 + e^(-2u)) with u = sqrt(2 / pi) (x + 0.044715 x^3) */
+        return x / (1 + expf(-2 * x * (0.79788456f + 0.035677408f * x * x)));
     case ACTIVATION_GELU_ERF:
-        return 0.5f * x * (1 + erff(0.7071067812f * x));
+        return 0.5f * x * (1 + erff(0.70710678f * x));
     case ACTIVATION_SILU:
         return x / (1 + expf(-x));
     default:
@@ -34,18 +33,12 @@ __global__ static void convert_kernel(const From *from, To *to, int64_t count,
         store(to + i, activated(to_float(from[i]), activation));
 }
 
-static unsigned blocks_for(int64_t count)
-{
-    const int64_t blocks = (count + THREADS - 1) / THREADS;
-    return (unsigned)(blocks < max_blocks ? blocks : max_blocks);
-}
-
 template <typename From, typename To>
 static void convert(struct device *device, const void *from, void *to, int64_t count,
                     enum activation activation)
 {
-    convert_kernel<<<blocks_for(count), THREADS, 0, device->stream>>>((const From *)from, (To *)to,
-                                                                      count, activation);
+    convert_kernel<<<shared_grid(device, count, THREADS), THREADS, 0, device->stream>>>(
+        (const From *)from, (To *)to, count, activation);
 }
 
 extern "C" void linear_convert_cuda(struct device *device, const void *from, enum element from_type,
@@ -64,14 +57,6 @@ extern "C" void linear_convert_cuda(struct device *device, const void *from, enu
     else
         convert<float, float>(device, from, to, count, activation);
     device_cuda_launched(device, "conversion around a linear layer");
-}
-
-/* The last steps of splitmix64. */
-DEVICE unsigned long long mixed(unsigned long long z)
-{
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
 }
 
 /* Each 8 bytes are mixed with their place, so that the sum's order does not matter, but theirs
@@ -96,7 +81,7 @@ extern "C" void linear_convert_cuda_sum(struct device *device, const void *data,
 {
     const int64_t count = (int64_t)(bytes / sizeof(ulonglong2));
     device_cuda_check(device, cudaMemsetAsync(sum, 0, sizeof *sum, device->stream), "checksum");
-    sum_kernel<<<blocks_for(count), THREADS, 0, device->stream>>>((const ulonglong2 *)data, count,
-                                                                  (unsigned long long *)sum);
+    sum_kernel<<<shared_grid(device, count, THREADS), THREADS, 0, device->stream>>>(
+        (const ulonglong2 *)data, count, (unsigned long long *)sum);
     device_cuda_launched(device, "checksum");
 }

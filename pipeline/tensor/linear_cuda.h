@@ -19,6 +19,19 @@ void linear_cuda_close(struct device *device);
 cublasLtHandle_t device_blas(struct device *device);
 void *device_blas_workspace(struct device *device, size_t *bytes);
 
+/* Of the matrices of d = a b + c, c being where d is: all bits that any address in use has. */
+struct blas_places {
+    uintptr_t a, b, d;
+};
+
+/* Up to most algorithms of cuBLASLt's heuristic, best first; returns how many. They use the
+ * workspace above, and add the sums of products that are split in one of the ways in schemes, a
+ * mask of cublasLtReductionScheme_t. */
+int device_blas_algorithms(struct device *device, cublasLtMatmulDesc_t desc,
+                           cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                           cublasLtMatrixLayout_t d, const struct blas_places *places,
+                           uint32_t schemes, cublasLtMatmulHeuristicResult_t *found, int most);
+
 bool linear_cuda_create(struct device *device, struct linear **out, const struct linear_desc *desc,
                         struct error *error);
 void linear_cuda_destroy(struct device *device, struct linear *linear);

@@ -148,8 +148,9 @@ struct ops {
 
     /* Linear layers made between group_begin() and group_end() belong to one group, from 0 on, in
      * order; the others always stay on the device. A group's layers may be used after
-     * group_need(group), which also fetches next (-1 = none) while the work on group goes on.
-     * Groups without offload, and all on the CPU, are always there. */
+     * group_need(group), until the next group_need(); it also fetches next (-1 = none) while the
+     * work on group goes on. Groups without offload, and all on the CPU, are always there. They are
+     * of one network at a time: numbers start anew when all layers of groups are gone. */
     void (*group_begin)(struct device *device);
     bool (*group_end)(struct device *device, struct error *error);
     bool (*group_need)(struct device *device, int64_t group, int64_t next, struct error *error);

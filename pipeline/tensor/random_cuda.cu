@@ -10,15 +10,10 @@
 
 enum { THREADS = 256, QUAD = 4 };
 
-static const int64_t max_blocks = 1 << 14;
-
 /* splitmix64 of a place in the sequence of seed. */
 DEVICE uint64_t random_bits(uint64_t seed, uint64_t index)
 {
-    uint64_t z = seed * 0xd1342543de82ef95u + (index + 1) * 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
+    return mixed(seed * 0xd1342543de82ef95u + (index + 1) * 0x9e3779b97f4a7c15u);
 }
 
 /* 24 bits to the middle of one of as many steps of (-bound, bound): the mean is 0. */
@@ -57,8 +52,7 @@ extern "C" void random_cuda_fill(struct device *device, void *to, enum element t
 {
     if (count == 0)
         return;
-    const int64_t wanted = (count + QUAD * THREADS - 1) / (QUAD * THREADS);
-    const unsigned blocks = (unsigned)(wanted < max_blocks ? wanted : max_blocks);
+    const unsigned blocks = shared_grid(device, (count + QUAD - 1) / QUAD, THREADS);
     const float bound = (float)sqrt(3.0 / (double)inputs);
     if (type == ELEMENT_BF16)
         fill_kernel<<<blocks, THREADS, 0, device->stream>>>((__nv_bfloat16 *)to, first / QUAD,

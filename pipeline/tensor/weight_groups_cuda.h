@@ -32,7 +32,7 @@ bool weight_groups_cuda_wanted(const struct device *device);
 bool weight_groups_cuda_add(struct device *device, struct grouped_weight *weight, size_t bytes,
                             struct error *error);
 void weight_groups_cuda_remove(struct device *device, struct grouped_weight *weight);
-/* Where it is on the device; NULL where its group is not there. */
+/* Where it is on the device; NULL where its group is not the one that was asked for last. */
 const void *weight_groups_cuda_find(const struct device *device,
                                     const struct grouped_weight *weight);
 
