@@ -2,9 +2,8 @@
  * The samplers behind one interface: the table of them, their timetables and their memory. A
  * sampler is one file with a row in this table. Coefficients are computed in float64 from sigmas
  * rounded to float32 (the published schedulers store them so); the state is float32, as there, and
- * stays on the device. A
- * shift that makes two sigmas equal is refused here, so that no sampler ever divides by a step of
- * zero length.
+ * stays on the device. A shift that makes two sigmas equal is refused here, so that no sampler ever
+ * divides by a step of zero length.
  */
 #include "scheduler.h"
 

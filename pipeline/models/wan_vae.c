@@ -162,7 +162,7 @@ static bool job_chunk(struct job *job, int64_t frames, struct error *error)
         return error_set(error, "the result holds a NaN or an infinity");
     }
     ops->download(device, job->host, pass->values[0], (size_t)out * sizeof(float));
-    return true;
+    return ops->synchronise(device, error); /* no frames that a failure has left behind */
 }
 
 typedef bool (*tile_fn)(struct job *job, const struct vae_tile *tile, struct error *error);

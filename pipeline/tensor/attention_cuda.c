@@ -50,29 +50,34 @@ struct passes {
 
 /* ---- products -------------------------------------------------------------------------------- */
 
-static bool layout_ok(cublasLtMatrixLayout_t layout, int64_t rows, int64_t columns, int64_t stride,
-                      int64_t heads, int64_t head, cublasStatus_t *status)
+static cublasStatus_t layout(cublasLtMatrixLayout_t layout, int64_t rows, int64_t columns,
+                             int64_t stride, int64_t heads, int64_t head)
 {
     const int32_t count = (int32_t)heads;
-    *status =
+    cublasStatus_t status =
         cublasLtMatrixLayoutInit(layout, CUDA_R_32F, (uint64_t)rows, (uint64_t)columns, stride);
-    if (*status == CUBLAS_STATUS_SUCCESS)
-        *status = cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
-                                                   &count, sizeof count);
-    if (*status == CUBLAS_STATUS_SUCCESS)
-        *status = cublasLtMatrixLayoutSetAttribute(
+    if (!status)
+        status = cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
+                                                  &count, sizeof count);
+    if (!status)
+        status = cublasLtMatrixLayoutSetAttribute(
             layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &head, sizeof head);
-    return *status == CUBLAS_STATUS_SUCCESS;
+    return status;
 }
 
-static bool desc_ok(cublasLtMatmulDesc_t desc, bool turned, cublasStatus_t *status)
+static cublasStatus_t describe(struct call *call, const struct product *p)
 {
-    const int32_t operation = turned ? CUBLAS_OP_T : CUBLAS_OP_N;
-    *status = cublasLtMatmulDescInit(desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-    if (*status == CUBLAS_STATUS_SUCCESS)
-        *status = cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_TRANSA, &operation,
-                                                 sizeof operation);
-    return *status == CUBLAS_STATUS_SUCCESS;
+    const int32_t operation = p->turned ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasStatus_t status = cublasLtMatmulDescInit(&call->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    if (!status)
+        status = cublasLtMatmulDescSetAttribute(&call->desc, CUBLASLT_MATMUL_DESC_TRANSA,
+                                                &operation, sizeof operation);
+    if (!status)
+        status = layout(&call->a, p->turned ? p->k : p->n, p->turned ? p->n : p->k, p->b_stride,
+                        p->heads, p->b_head);
+    if (!status)
+        status = layout(&call->b, p->k, p->m, p->a_stride, p->heads, p->a_head);
+    return status ? status : layout(&call->c, p->n, p->m, p->c_stride, p->heads, p->c_head);
 }
 
 /* What the addresses of the matrices of all heads share. */
@@ -83,33 +88,23 @@ static uintptr_t places(const float *data, int64_t head)
 
 static bool multiply(struct device *device, const struct product *p, struct error *error)
 {
-    const cublasLtHandle_t blas = device_blas(device);
-    struct call call;
     const struct blas_places at = {places(p->b, p->b_head), places(p->a, p->a_head),
                                    places(p->c, p->c_head)};
+    struct call call;
     cublasLtMatmulHeuristicResult_t best;
-    cublasStatus_t status;
     size_t bytes;
-    int found = 0;
     void *workspace = device_blas_workspace(device, &bytes);
-    if (desc_ok(&call.desc, p->turned, &status) &&
-        layout_ok(&call.a, p->turned ? p->k : p->n, p->turned ? p->n : p->k, p->b_stride, p->heads,
-                  p->b_head, &status) &&
-        layout_ok(&call.b, p->k, p->m, p->a_stride, p->heads, p->a_head, &status) &&
-        layout_ok(&call.c, p->n, p->m, p->c_stride, p->heads, p->c_head, &status))
-        found = device_blas_algorithms(device, &call.desc, &call.a, &call.b, &call.c, &at,
-                                       CUBLASLT_REDUCTION_SCHEME_MASK, &best, 1);
-    if (status == CUBLAS_STATUS_SUCCESS && found == 0)
+    cublasStatus_t status = describe(&call, p);
+    if (!status && device_blas_algorithms(device, &call.desc, &call.a, &call.b, &call.c, &at,
+                                          CUBLASLT_REDUCTION_SCHEME_MASK, &best, 1) == 0)
         status = CUBLAS_STATUS_NOT_SUPPORTED;
-    if (status == CUBLAS_STATUS_SUCCESS)
-        status = cublasLtMatmul(blas, &call.desc, &p->alpha, p->b, &call.a, p->a, &call.b, &p->beta,
-                                p->c, &call.c, p->c, &call.c, &best.algo, workspace, bytes,
-                                device->stream);
-    if (status != CUBLAS_STATUS_SUCCESS)
-        return error_set(error, "attention: cuBLASLt: %s: a product of %lld x %lld x %lld",
-                         cublasLtGetStatusString(status), (long long)p->m, (long long)p->n,
-                         (long long)p->k);
-    return true;
+    if (!status)
+        status = cublasLtMatmul(device_blas(device), &call.desc, &p->alpha, p->b, &call.a, p->a,
+                                &call.b, &p->beta, p->c, &call.c, p->c, &call.c, &best.algo,
+                                workspace, bytes, device->stream);
+    return !status || error_set(error, "attention: cuBLASLt: %s: a product of %lld x %lld x %lld",
+                                cublasLtGetStatusString(status), (long long)p->m, (long long)p->n,
+                                (long long)p->k);
 }
 
 /* ---- passes ---------------------------------------------------------------------------------- */

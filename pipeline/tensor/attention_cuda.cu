@@ -18,9 +18,9 @@
  * NaN in q or k, and infinite logits, come out as NaN.
  *
  * Ladder, H100, warm, medians
- *   v1  as above: 75,600 x 40 x 128 with 14 keys 0.530 ms (2.92 TB/s), 64 keys 0.527 ms (2.94 TB/s),
- *       77 keys 0.862 ms, 226 keys 1.355 ms, 512 keys 2.356 ms (337 TFLOP/s), 257 keys added to o
- *       2.207 ms; 32,760 x 12 x 128 with 512 keys 0.326 ms (317 TFLOP/s)
+ *   v1  as above: 75,600 x 40 x 128 with 14 keys 0.530 ms (2.92 TB/s), 64 keys 0.527 ms (2.94
+ *       TB/s), 77 keys 0.862 ms, 226 keys 1.355 ms, 512 keys 2.356 ms (337 TFLOP/s), 257 keys
+ *       added to o 2.207 ms; 32,760 x 12 x 128 with 512 keys 0.326 ms (317 TFLOP/s)
  */
 #include "attention_cuda.h"
 

@@ -7,7 +7,8 @@
  * one that looks along time alone is 2D as well. The plan of a shape is made when it is met for the
  * first time and kept: the first that cuDNN's heuristics have, not the fastest of a few by the
  * clock, so that the same video comes out of every process. bfloat16 devices multiply TF32, float32
- * devices never. Where cuDNN has no plan that keeps to this, a plain kernel of ours does it.
+ * devices never. Where cuDNN has no plan that keeps to this, and beyond 31-bit indices, a plain
+ * kernel of ours does it.
  *
  * Ladder, a chunk of four frames of the Wan VAE's decoder at 1280x720 on an H100, TF32, medians
  *   v1  plans timed, the fastest of three: 170.5 ms, of that convolutions 156.5. 384 channels on
@@ -28,6 +29,8 @@
 #include <string.h>
 
 enum { CHANNEL_GRAIN = CUDNN_PLAN_ALIGNMENT / sizeof(float) };
+
+static const size_t most_bytes = (size_t)INT32_MAX * sizeof(float); /* of what cuDNN is given */
 
 /* How convolutions of one shape are done. */
 struct choice {
@@ -239,7 +242,8 @@ static const struct choice *make_choice(struct device *device, const struct conv
     struct cudnn_problem problem = problem_of(&run->desc, run->in, run->work.out);
     problem.tensor_cores = device->activations == ELEMENT_BF16;
     problem.most_workspace = CONV_CUDA_WORKSPACE;
-    cudnn_plan_create(&choice->plan, library->handle, &problem); /* none: the plain kernel */
+    if (run->x_bytes <= most_bytes && run->y_bytes <= most_bytes)
+        cudnn_plan_create(&choice->plan, library->handle, &problem);
     choice->next = library->choices;
     library->choices = choice;
     return choice;

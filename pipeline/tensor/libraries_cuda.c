@@ -20,11 +20,13 @@
 #define BLAS                   VERSIONED("libcublasLt.so.", CUBLAS_VER_MAJOR)
 #define DNN                    VERSIONED("libcudnn.so.", CUDNN_MAJOR)
 
-/* Handles are counted and libraries stay. NULL: dlerror() says why. */
+/* Handles are counted and libraries stay. NULL: dlerror() says why the system's way failed. */
 static void *library(const char *name, const char *where)
 {
     void *handle = dlopen(name, RTLD_LAZY | RTLD_LOCAL);
-    return handle ? handle : dlopen(where, RTLD_LAZY | RTLD_LOCAL);
+    if (!handle)
+        handle = dlopen(where, RTLD_LAZY | RTLD_LOCAL);
+    return handle ? handle : dlopen(name, RTLD_LAZY | RTLD_LOCAL);
 }
 
 static void *blas(void)

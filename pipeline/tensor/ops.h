@@ -121,7 +121,7 @@ struct ops {
 
     /* *out NULL on failure. */
     bool (*create)(struct device **out, const struct device_desc *desc, struct error *error);
-    void (*destroy)(struct device *device); /* accepts NULL */
+    void (*destroy)(struct device *device); /* after all that it made; accepts NULL */
 
     /* What this device stores between layers. */
     enum element (*activations)(const struct device *device);

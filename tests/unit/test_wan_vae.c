@@ -707,6 +707,31 @@ static void test_the_caller_can_stop(void **state)
     free(latents);
 }
 
+static bool fail_late(struct device *device, struct error *error)
+{
+    (void)device;
+    return error_set(error, "what was enqueued has failed");
+}
+
+/* A GPU tells of a failure after the calls that enqueued the work. */
+static void test_late_failures_deliver_nothing(void **state)
+{
+    struct fixture *fixture = *state;
+    struct ops late = ops_cpu;
+    struct wan_vae *vae = NULL;
+    int64_t frames = 0;
+    float *latents = rule_input("input.z", Z * FRAMES * HEIGHT * WIDTH);
+    late.synchronise = fail_late;
+    assert_true(wan_vae_load(&vae, &fixture->config, WAN_VAE_DECODER, fixture->weights, &late,
+                             fixture->device, NULL, &fixture->error));
+    assert_false(wan_vae_decode(vae, latents, FRAMES, HEIGHT, WIDTH, true, NULL, count_frames,
+                                &frames, NULL, &fixture->error));
+    assert_says(fixture, "what was enqueued has failed");
+    assert_int_equal(frames, 0);
+    wan_vae_free(vae);
+    free(latents);
+}
+
 /* ---- configuration and memory ---------------------------------------------------------------- */
 
 static void write_text(const char *path, const char *text)
@@ -809,6 +834,7 @@ int main(void)
         cmocka_unit_test(test_a_missing_half_is_refused),
         cmocka_unit_test(test_weights_of_other_shapes_are_refused),
         cmocka_unit_test(test_the_caller_can_stop),
+        cmocka_unit_test(test_late_failures_deliver_nothing),
         cmocka_unit_test(test_configurations),
         cmocka_unit_test(test_the_published_network),
         cmocka_unit_test(test_memory_grows_with_the_tile),
