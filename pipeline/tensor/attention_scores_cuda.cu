@@ -113,10 +113,7 @@ __global__ static void narrow_kernel(const struct attention_rows a, const float 
 
     for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < total; i += step) {
         __nv_bfloat16 *to = (__nv_bfloat16 *)a.rows + (i / a.width * a.stride + i % a.width);
-        const float old = add ? to_float(*to) : 0;
-        store(to, from[i]);
-        if (add)
-            store(to, old + to_float(*to));
+        store(to, add ? to_float(*to) + rounded<__nv_bfloat16>(from[i]) : from[i]);
     }
 }
 

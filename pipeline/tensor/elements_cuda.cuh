@@ -34,6 +34,14 @@ DEVICE void store(__nv_bfloat16 *to, float x)
     *to = __float2bfloat16_rn(x);
 }
 
+/* What becomes of a value that is stored as a T. */
+template <typename T> DEVICE float rounded(float x)
+{
+    T stored;
+    store(&stored, x);
+    return to_float(stored);
+}
+
 /* The word that COUNT aligned elements are in memory, and the elements of a word. Between loading
  * words and opening them lies the time that memory takes. */
 template <typename T, int COUNT> struct word_of;

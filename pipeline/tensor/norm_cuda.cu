@@ -43,14 +43,6 @@ struct turned_rows {
 
 /* ---- on the device -------------------------------------------------------------------------- */
 
-/* What becomes of a value that is stored as a T. */
-template <typename T> DEVICE float rounded(float x)
-{
-    T stored;
-    store(&stored, x);
-    return to_float(stored);
-}
-
 /* What every row reads. */
 template <int COUNT> DEVICE void load_shared(const float *from, float (&to)[COUNT])
 {

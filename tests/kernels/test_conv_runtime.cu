@@ -251,10 +251,34 @@ static void check_convs(struct tally *tally, enum element activations)
             if (in.height > 2)
                 check_case(tally, device, desc_of(from, to, 1, 3, 1, 2, true), in, seed += 10);
         }
-    /* Large enough for the plans to be timed. */
     check_case(tally, device, desc_of(96, 96, 3, 3, 1, 1, false), {4, 48, 64}, seed + 10);
     tally_case(tally, device->dnn == NULL, "cuDNN stays when the last convolution is gone");
     device_cuda_destroy(device);
+}
+
+/* Frames must not depend on the process: a fresh device gives the same bits. */
+static void check_bits(struct tally *tally)
+{
+    const struct conv_case c = make_case(desc_of(96, 96, 3, 3, 1, 1, false), {4, 48, 64}, 77);
+    std::vector<float> results[2];
+    for (auto &result : results) {
+        struct device *device = open_device(ELEMENT_BF16);
+        struct conv *conv = make_conv(device, &c.desc, c.weight.data(), c.bias.data());
+        struct device_buffer x = device_from(c.x);
+        struct device_buffer y = device_make(c.add.size() * sizeof(float), 0xff);
+        struct error error = {};
+        CUDA_FINISH();
+        const bool ok = conv_cuda(device, conv, (float *)x.data, c.in.frames, c.in.height,
+                                  c.in.width, NULL, (float *)y.data, &error) &&
+                        device_cuda_synchronise(device, &error);
+        tally_case(tally, ok, "a convolution on a fresh device: %s", error.text);
+        result = device_vector<float>(&y);
+        device_free(&x);
+        device_free(&y);
+        conv_cuda_destroy(device, conv);
+        device_cuda_destroy(device);
+    }
+    tally_case(tally, results[0] == results[1], "a convolution on two devices");
 }
 
 /* Random weights keep the variance of what they multiply; sizes that do not fit are refused. */
@@ -520,6 +544,7 @@ int main(int argc, char **argv)
     }
     check_convs(&tally, ELEMENT_F32);
     check_convs(&tally, ELEMENT_BF16);
+    check_bits(&tally);
     check_random(&tally);
     check_video_ops(&tally);
     return tally_end(&tally);
