@@ -8,6 +8,7 @@
 #include "clock.h"
 #include "device_memory.h"
 #include "interrupt.h"
+#include "median.h"
 #include "system_memory.h"
 #include "tensor/checked.h"
 
@@ -218,18 +219,11 @@ bool bench_lab_run(struct bench_lab *lab, int index, double *seconds, struct err
     return true;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double median(const double *values, int count)
 {
     double sorted[BENCH_MAX_RUNS];
     memcpy(sorted, values, (size_t)count * sizeof *sorted);
-    qsort(sorted, (size_t)count, sizeof *sorted, compare_doubles);
-    return (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
+    return median_sort_doubles(sorted, (size_t)count);
 }
 
 /* Keys that a query row meets on average: exact ones, means of skipped blocks, its share of the

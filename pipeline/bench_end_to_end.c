@@ -12,6 +12,7 @@
 #include "clock.h"
 #include "denoise.h"
 #include "io/rng.h"
+#include "median.h"
 #include "system_memory.h"
 
 #include <math.h>
@@ -133,6 +134,8 @@ static bool prepare(struct flow *f, struct error *error)
     if (!runtime_open(&f->runtime, &v->runtime, error) ||
         !ops_profile_wrap(&f->device, f->runtime.ops, f->runtime.device, error))
         return false;
+    if (f->runtime.why_cpu[0])
+        note(f, f->runtime.why_cpu);
     snprintf(f->report->device, sizeof f->report->device, "%s", f->runtime.name);
     f->report->gpu = f->runtime.gpu;
     f->report->activations = f->runtime.activations;
@@ -267,19 +270,6 @@ static bool denoise(struct flow *f, struct run *run, struct error *error)
     return ok;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* values ascend afterwards. */
-static double median(double *values, int count)
-{
-    qsort(values, (size_t)count, sizeof *values, compare_doubles);
-    return (values[(count - 1) / 2] + values[count / 2]) / 2;
-}
-
 static draftattn_plan_desc row_attention(const struct flow *f, const struct end_to_end_row *row,
                                          double share)
 {
@@ -309,8 +299,8 @@ static bool time_row(struct flow *f, struct end_to_end_row *row, struct error *e
         return false;
     for (int i = 0; i < runs; i++)
         steps[i] = seconds[passes * i] + (passes == 2 ? seconds[passes * i + 1] : 0);
-    row->step = median(steps, runs);
-    row->forward = median(seconds, passes * runs);
+    row->step = median_sort_doubles(steps, (size_t)runs);
+    row->forward = median_sort_doubles(seconds, (size_t)(passes * runs));
     row->forward_min = seconds[0];
     row->forward_max = seconds[passes * runs - 1];
     row->density = row->dense ? 1 : run.found.density;

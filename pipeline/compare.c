@@ -11,7 +11,6 @@
 #include "frame_metrics.h"
 #include "io/output_file.h"
 #include "io/video_writer.h"
-#include "machine.h"
 #include "report/report.h"
 #include "side_by_side.h"
 #include "system_memory.h"
@@ -20,7 +19,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,10 +48,8 @@ static void on_note(void *user, const char *text)
         events->note(events->user, text);
 }
 
-static void on_attention(void *user, struct self_attention *attention, const draftattn_step *step,
-                         const float *q, const float *k, int64_t qkv_stride)
+static void on_attention(void *user, struct self_attention *attention, const draftattn_step *step)
 {
-    (void)q, (void)k, (void)qkv_stride;
     capture_attention(((struct listener *)user)->capture, attention, step);
 }
 
@@ -219,8 +215,6 @@ static void correct_times(struct comparison_variant *variant, double attention, 
     variant->capture_seconds = attention + frames;
     for (int i = 0; i < DRAFTATTN_STAGE_COUNT; i++)
         variant->attention_seconds += report->attention.seconds[i];
-    if (report->gpu) /* its stages are not timed */
-        variant->attention_seconds = NAN;
 }
 
 static bool run_variant(const struct compare_job *job, struct comparison *c, int64_t index,
@@ -390,14 +384,6 @@ bool compare_run(const struct compare_job *job, struct comparison *out, struct e
         out->machine = out->variants[0].report.device;
     return measure_all(job, out, error) && write_grid(job, out, error) &&
            write_json(job->json, out, error) && write_report(job, out, error);
-}
-
-void compare_machine(int32_t threads, char *buffer, size_t size)
-{
-    char name[128];
-    int count = threads > 0 ? threads : omp_get_max_threads();
-    machine_cpu_name(name, sizeof name);
-    snprintf(buffer, size, "%s, %d thread%s", name, count, count == 1 ? "" : "s");
 }
 
 static void free_variant(struct comparison_variant *variant)

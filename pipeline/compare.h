@@ -44,9 +44,6 @@ bool compare_run(const struct compare_job *job, struct comparison *out, struct e
 
 void comparison_free(struct comparison *comparison);
 
-/* What the runs are timed on: "AMD EPYC, 2 threads"; threads as in the settings. */
-void compare_machine(int32_t threads, char *buffer, size_t size);
-
 /* The figures as one JSON object, indented; malloc'd, NULL without memory. What was not measured is
  * null, as is the PSNR of identical frames. */
 char *comparison_json(const struct comparison *comparison);

@@ -37,7 +37,7 @@ struct comparison_variant {
     char label[96]; /* "dense", "draft 90 %", "draft-paper 75 %" */
     draftattn_plan_desc attention;
     struct generate_report report;
-    double attention_seconds;          /* sum of all stages; NaN = not measured */
+    double attention_seconds;          /* sum of all stages; NaN where they are */
     char *video;                       /* the written file */
     uint8_t *frames;                   /* [frames][height][width][3] before encoding */
     struct comparison_quality quality; /* of the baseline: against itself */

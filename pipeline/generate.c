@@ -243,21 +243,34 @@ static void drop_scheduler(struct generation *g)
     g->scheduler = NULL;
 }
 
+/* A run that does not go on with the state that lies there. */
+static void note_earlier_state(const struct generation *g)
+{
+    const char *state = g->settings->state;
+    char text[MODEL_PATH_MAX + 160];
+    if (!state || access(state, F_OK) != 0)
+        return;
+    snprintf(text, sizeof text,
+             "%s is there from an earlier run, which --resume goes on with; this run replaces it "
+             "if it is interrupted",
+             state);
+    generation_note(g, text);
+}
+
 /* What the state holds is what this run goes on with. */
 static bool check_resume(struct generation *g, struct error *error)
 {
     const struct generate_settings *s = g->settings;
     const struct run_state *state = s->resume;
+    const struct runtime_desc *was = state ? &state->settings.runtime : NULL;
+    const struct runtime_desc *is = &g->runtime.desc;
     if (!state) {
-        char text[MODEL_PATH_MAX + 160];
-        snprintf(text, sizeof text,
-                 "%s is there from an earlier run, which --resume goes on with; this run replaces "
-                 "it if it is interrupted",
-                 s->state ? s->state : "");
-        if (s->state && access(s->state, F_OK) == 0)
-            generation_note(g, text);
+        note_earlier_state(g);
         return true;
     }
+    if (was->kind != is->kind || was->precision != is->precision)
+        generation_note(g, "the run began on another device: the video will differ a little from "
+                           "what it would have been there");
     if (memcmp(state->shape, g->shape, sizeof g->shape) != 0)
         return error_set(error, "%s: its latents are not of the size that it names", state->path);
     if (state->step == s->steps)
@@ -343,12 +356,10 @@ static bool embed_prompt(struct generation *g, struct wan_transformer *transform
                               g->model->transformer.text_len, NULL, 0, error);
 }
 
-static void tap(void *user, const draftattn_step *step, const float *q, const float *k,
-                const float *v, int64_t qkv_stride, const float *o, int64_t o_stride)
+static void listen(void *user, const draftattn_step *step)
 {
     const struct generation *g = user;
-    (void)v, (void)o, (void)o_stride;
-    g->events->attention(g->events->user, g->attend, step, q, k, qkv_stride);
+    g->events->attention(g->events->user, g->attend, step);
 }
 
 static double median(float *seconds, int64_t count)
@@ -376,7 +387,7 @@ static bool run_loop(struct generation *g, struct denoise *loop, struct error *e
         loop->history = (const float *const *)g->settings->resume->history;
     }
     if (g->events && g->events->attention)
-        self_attention_set_tap(g->attend, tap, g);
+        self_attention_set_listener(g->attend, listen, g);
     if (!denoise_run(loop, g->latents, &progress, error))
         return false;
     self_attention_report_get(g->attend, &g->report->attention);
@@ -487,6 +498,7 @@ static struct generation begin(const struct model *model, const struct generate_
     *report = (struct generate_report){.encoder = "",
                                        .backend = "",
                                        .kernel = "",
+                                       .step_seconds = NAN,
                                        .dense_step_seconds = NAN,
                                        .sparse_step_seconds = NAN};
     return (struct generation){

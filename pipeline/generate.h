@@ -41,10 +41,8 @@ struct generate_events {
     /* Something the user should know: a size that was rounded, the memory plan. Lines without a
      * last newline. */
     void (*note)(void *user, const char *text);
-    /* After every call of attention; q and k as self_attention_run() got them. Its time counts as
-     * denoising. */
-    void (*attention)(void *user, struct self_attention *attention, const draftattn_step *step,
-                      const float *q, const float *k, int64_t qkv_stride);
+    /* After every call of attention, which is waited for then. Its time counts as denoising. */
+    void (*attention)(void *user, struct self_attention *attention, const draftattn_step *step);
     /* Every frame before it is encoded, [height][width][3]. Its time counts as writing. */
     void (*frame)(void *user, const uint8_t *rgb);
     void *user;
@@ -111,7 +109,7 @@ int generate_settings_describe(const struct generate_settings *settings, const c
 struct generate_report {
     double seconds[PHASE_COUNT];
     double total_seconds;
-    double step_seconds; /* of denoising, mean over the steps of this run */
+    double step_seconds; /* of denoising, mean over the steps of this run; NaN for none */
     double dense_step_seconds, sparse_step_seconds; /* medians; NaN where there was none */
     int64_t dense_steps, sparse_steps;              /* of this run */
     int64_t first_step;                             /* not 0 after resume */

@@ -1,5 +1,5 @@
 /*
- * The one piece of state that a signal handler can share: a flag. And the end of the program where
+ * What a signal handler can share: a flag. And the end of the program where
  * a mapped file loses bytes under it, or its disk fails: reading on is not possible, and checking
  * the file before each read would still leave a moment in between.
  */
@@ -10,11 +10,15 @@
 #include <unistd.h>
 
 static volatile sig_atomic_t requested;
+static bool watched; /* standard error is a terminal; set before the handlers are */
 
+/* A forward pass may take a minute, and who hears nothing presses again. */
 static void request(int signal_number)
 {
-    (void)signal_number;
+    static const char text[] = "\ndraftattn: stops after this pass; once more stops at once\n";
     requested = 1;
+    if (signal_number == SIGINT && watched)
+        (void)!write(STDERR_FILENO, text, sizeof text - 1);
 }
 
 /* What the parent had ignored stays ignored: nohup, and a shell for what runs in its background. */
@@ -40,6 +44,7 @@ static void lose_file(int signal_number)
 
 void interrupt_install(void)
 {
+    watched = isatty(STDERR_FILENO);
     take(SIGINT);
     take(SIGTERM);
     take(SIGHUP);

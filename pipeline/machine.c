@@ -31,6 +31,14 @@ int32_t machine_threads(void)
     return omp_get_max_threads();
 }
 
+void machine_describe(int32_t threads, char *buffer, size_t size)
+{
+    char name[128];
+    int32_t count = threads > 0 ? threads : machine_threads();
+    machine_cpu_name(name, sizeof name);
+    snprintf(buffer, size, "%s, %d thread%s", name, count, count == 1 ? "" : "s");
+}
+
 const char *machine_commit(void)
 {
     return DRAFTATTN_COMMIT;

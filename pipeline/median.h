@@ -1,4 +1,4 @@
-/* The median of floats, sorted in place. */
+/* The median of numbers, sorted in place: floats where there are many, else doubles. */
 #ifndef PIPELINE_MEDIAN_H
 #define PIPELINE_MEDIAN_H
 
@@ -16,6 +16,19 @@ static inline double median_sort(float *values, size_t count)
 {
     qsort(values, count, sizeof *values, median_compare);
     return ((double)values[(count - 1) / 2] + (double)values[count / 2]) / 2.0;
+}
+
+static inline int median_compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The same. */
+static inline double median_sort_doubles(double *values, size_t count)
+{
+    qsort(values, count, sizeof *values, median_compare_doubles);
+    return (values[(count - 1) / 2] + values[count / 2]) / 2;
 }
 
 #endif

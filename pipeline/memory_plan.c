@@ -19,7 +19,10 @@
  * 384x384x49, whole and in tiles: the plan lies 1 to 6 % above the peak. */
 #define PROGRAM_BYTES ((int64_t)76 << 20)
 
-/* The same on a GPU: what cuBLASLt and cuDNN load and keep, their workspaces, the kernels' code. */
+/* The same on a GPU: the driver's context and the kernels' code (0.53 GiB), what cuBLASLt and cuDNN
+ * load and keep, and their workspaces. Measured on an H100, Wan2.1 with 81 frames: the plan of a
+ * phase lies 0.07 GiB (1.3B at 832x480, denoising) to 0.58 GiB (14B at 1280x720, decoding) above
+ * what was taken. */
 #define GPU_PROGRAM_BYTES ((int64_t)1 << 30)
 
 /* A video encoder looks ahead over so many frames, and with what it derives from them holds so many

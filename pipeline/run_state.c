@@ -287,10 +287,11 @@ bool run_state_read(struct run_state *out, const char *path, struct error *error
     *out = (struct run_state){.path = path, .settings = generate_settings_default()};
     out->metadata = safetensors_metadata(path, error);
     const char *format = out->metadata ? text_of(out, "draftattn_state", error) : NULL;
-    bool ok =
-        format && (strcmp(format, FORMAT) == 0 ||
-                   error_set(error, "%s: is a state of format %.20s, this program reads " FORMAT,
-                             path, format));
+    bool ok = format && (strcmp(format, FORMAT) == 0 ||
+                         error_set(error,
+                                   "%s: is a state of format %.20s, this program reads " FORMAT
+                                   "; take the version of draftattn that made it",
+                                   path, format));
     for (size_t i = 0; ok && i < FIELDS; i++)
         ok = read_field(out, &fields[i], error);
     ok = ok && read_texts(out, error) && read_step(out, error) && read_layers(out, error) &&
@@ -307,9 +308,17 @@ static bool read_tensor(const struct run_state *state, const struct checkpoint *
     if (!checked_bytes(state->shape, 4, sizeof(float), &bytes))
         return error_set(error, "%s: latents of this size are not possible", state->path);
     /* before memory is asked for, which a hostile size could make much */
-    return checkpoint_read(file, name, state->shape, 4, NULL, error) &&
-           ((*out = malloc(bytes)) || error_out_of_memory(error, "latents", bytes)) &&
-           checkpoint_read(file, name, state->shape, 4, *out, error);
+    if (!checkpoint_read(file, name, state->shape, 4, NULL, error))
+        return false;
+    if (!(*out = malloc(bytes)))
+        return error_out_of_memory(error, "latents", bytes);
+    if (!checkpoint_read(file, name, state->shape, 4, *out, error))
+        return false;
+    for (size_t i = 0; i < bytes / sizeof(float); i++)
+        if (!isfinite((*out)[i]))
+            return error_set(error, "%s: tensor '%s' holds a NaN or an infinity at element %zu",
+                             state->path, name, i);
+    return true;
 }
 
 static bool read_tensors(struct run_state *state, const struct checkpoint *file,
@@ -317,13 +326,6 @@ static bool read_tensors(struct run_state *state, const struct checkpoint *file,
 {
     if (!read_tensor(state, file, "latents", &state->latents, error))
         return false;
-    int64_t elements = state->shape[0] * state->shape[1] * state->shape[2] * state->shape[3];
-    for (int64_t i = 0; i < elements; i++)
-        if (!isfinite(state->latents[i]))
-            return error_set(error,
-                             "%s: tensor 'latents' holds a NaN or an infinity at element "
-                             "%" PRId64,
-                             state->path, i);
     for (; state->history_count < RUN_STATE_HISTORY; state->history_count++) {
         char name[32];
         snprintf(name, sizeof name, "history.%d", state->history_count);

@@ -55,16 +55,21 @@ bool runtime_kind_from_name(const char *name, enum runtime_kind *kind, int32_t *
     return true;
 }
 
+/* The flag that cannot be without a GPU, NULL for none. */
+static const char *wish_of(const struct runtime_desc *desc)
+{
+    return desc->offload                             ? "--offload"
+           : desc->precision == RUNTIME_BF16         ? "--precision bf16"
+           : desc->backend == DRAFTATTN_BACKEND_CUDA ? "--backend cuda"
+                                                     : NULL;
+}
+
 /* What the flags together ask for. */
 static bool decide_kind(struct runtime_desc *desc, struct error *error)
 {
     const draftattn_backend backend = desc->backend;
-    const bool cuda_backend = backend == DRAFTATTN_BACKEND_CUDA;
-    const bool cpu_backend = backend != DRAFTATTN_BACKEND_AUTO && !cuda_backend;
-    const char *wish = desc->offload                     ? "--offload"
-                       : desc->precision == RUNTIME_BF16 ? "--precision bf16"
-                       : cuda_backend                    ? "--backend cuda"
-                                                         : NULL;
+    const bool cpu_backend = backend != DRAFTATTN_BACKEND_AUTO && backend != DRAFTATTN_BACKEND_CUDA;
+    const char *wish = wish_of(desc);
     if (desc->kind == RUNTIME_AUTO && (wish || cpu_backend))
         desc->kind = wish ? RUNTIME_CUDA : RUNTIME_CPU;
     if (wish && desc->kind == RUNTIME_CPU)
@@ -123,18 +128,25 @@ static bool open_on(struct runtime *r, const struct ops *ops, struct error *erro
 
 static bool open_cuda(struct runtime *r, struct error *error)
 {
-    char name[16];
     r->desc.kind = RUNTIME_CUDA;
+    if (!ops_cuda())
+        return error_set(error, "this program was built without CUDA or cuDNN; build it where both "
+                                "are found, or take the CPU");
+    return open_on(r, ops_cuda(), error);
+}
+
+/* It was asked for: by its name, or by a flag that needs one. */
+static bool open_wanted(struct runtime *r, bool named, struct error *error)
+{
+    char name[16];
+    const char *wish = wish_of(&r->desc);
     runtime_kind_describe(&r->desc, name, sizeof name);
-    if (!ops_cuda()) {
-        error_set_usage(error, "this program was built without CUDA or cuDNN");
-        return error_prefix(error, "--device %s: ", name);
-    }
-    if (open_on(r, ops_cuda(), error))
+    if (open_cuda(r, error))
         return true;
     if (error)
         error->usage = true;
-    return error_prefix(error, "--device %s: ", name);
+    return named || !wish ? error_prefix(error, "--device %s: ", name)
+                          : error_prefix(error, "%s: ", wish);
 }
 
 bool runtime_open(struct runtime *out, const struct runtime_desc *desc, struct error *error)
@@ -146,15 +158,15 @@ bool runtime_open(struct runtime *out, const struct runtime_desc *desc, struct e
     out->desc = asked;
     out->chosen = asked.kind == RUNTIME_AUTO;
     if (asked.kind == RUNTIME_CUDA)
-        return open_cuda(out, error);
+        return open_wanted(out, desc->kind == RUNTIME_CUDA, error);
     char why[sizeof out->why_cpu] = "", card[96] = "";
-    if (asked.kind == RUNTIME_AUTO && ops_cuda()) {
+    if (asked.kind == RUNTIME_AUTO) {
         struct error reason = {.usage = false};
         if (open_cuda(out, &reason))
             return true;
         device_memory_device(card, sizeof card);
         if (card[0])
-            snprintf(why, sizeof why, "%.100s is not used: %.140s", card, reason.text);
+            snprintf(why, sizeof why, "%.100s is not used: %.260s", card, reason.text);
         *out = (struct runtime){.desc = asked, .chosen = true};
     }
     out->desc.kind = RUNTIME_CPU;

@@ -46,7 +46,7 @@ struct runtime {
     bool chosen; /* kind was AUTO, and nothing else decided it */
     enum element activations;
     char name[128];    /* "cpu", or "cuda:0 (NVIDIA H100 80GB HBM3, 132 multiprocessors)" */
-    char why_cpu[256]; /* AUTO found a GPU that it does not take, and why; "" otherwise */
+    char why_cpu[384]; /* AUTO found a GPU that it does not take, and why; "" otherwise */
 };
 
 /* Refuses, as a mistake of use, a device that is not there, and flags that contradict each other.

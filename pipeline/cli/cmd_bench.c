@@ -51,14 +51,15 @@ static const struct option_spec options[] = {
                     "where the kernel has it)"),
     OPTION_ROW_HEADING("Attention"),
     OPTION_ROW_TEXT(0, "sparsity", "LIST", sparsity,
-                    "each 0 to below 1; dense is always measured (default: 0.5,0.75,0.9)"),
+                    "each 0 to below 1; dense is always measured (default: " DEFAULT_SPARSITY
+                    ", with --end-to-end " FLOW_SPARSITY ")"),
     OPTION_ROW_TEXT('a', "policy", "NAME", policy,
                     "of the sparse runs: draft, draft-paper or dense (default: draft)"),
     OPTION_ROW_SWITCH(0, "compensation", compensation,
                       "whether skipped blocks enter through their means (default: on)"),
     OPTION_ROW_INT(0, "probes", "N", probes, 0, 1024,
                    "exact rows per head that repair the rest and measure the error; 0 = neither "
-                   "(default: 256)"),
+                   "(default: 256, with --end-to-end the model's)"),
     OPTION_ROW_SWITCH(0, "break-even", break_even,
                       "find the number of tokens from which on sparse attention pays (default: on "
                       "where no grid is given)"),
@@ -68,8 +69,10 @@ static const struct option_spec options[] = {
                     "that work here but the reference)"),
     OPTION_ROW_TEXT(0, "kernel", "NAME", kernel, "one kernel, as 'draftattn info' lists them"),
     OPTION_ROW_INT('t', "threads", "N", threads, 1, 1024, "CPU threads (default: all)"),
-    OPTION_ROW_INT(0, "runs", "N", runs, 1, BENCH_MAX_RUNS,
-                   "of each row, fewer where time is short (default: 5)"),
+    OPTION_ROW_INT(
+        0, "runs", "N", runs, 1, BENCH_MAX_RUNS,
+        "of each row, fewer where time is short (default: 5); with --end-to-end steps of "
+        "each row, all of them (default: 3)"),
     OPTION_ROW_REAL(0, "time-limit", "SECONDS", limit, 1, 86400,
                     "for all of it; what does not fit is left out and says so (default: 90)"),
     END_TO_END_ROWS,

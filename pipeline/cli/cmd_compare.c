@@ -13,6 +13,7 @@
 #include "../compare.h"
 #include "../interrupt.h"
 #include "../io/output_file.h"
+#include "../machine.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -338,7 +339,7 @@ static bool run(const struct arguments *a, const struct generate_settings *setti
         .events = &events,
         .begin = on_begin,
     };
-    compare_machine(settings->runtime.threads, machine, sizeof machine);
+    machine_describe(settings->runtime.threads, machine, sizeof machine);
     bool ok = list_variants(a, &settings->attention, &variants, error) &&
               parse_places(a->maps, model, settings->steps, places, &job.place_count, error);
     job.variant_count = variants.count;

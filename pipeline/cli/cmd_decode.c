@@ -58,9 +58,20 @@ const struct command_spec decode_command = {
     .options = options,
 };
 
+/* Where it runs, and who hears of it. */
+struct place {
+    struct console *console;
+    struct runtime runtime;
+    int64_t device_peak; /* of the GPU, by whomever; 0 without one */
+};
+
 static bool step(void *user, int64_t done, int64_t total)
 {
-    return console_step(user, PHASE_DECODE, done, total);
+    struct place *place = user;
+    int64_t taken = runtime_taken(&place->runtime);
+    if (taken > place->device_peak)
+        place->device_peak = taken;
+    return console_step(place->console, PHASE_DECODE, done, total);
 }
 
 static bool choose_tiles(const struct arguments *a, const struct runtime *runtime, int64_t tile,
@@ -90,9 +101,10 @@ static bool choose_tiles(const struct arguments *a, const struct runtime *runtim
 }
 
 static bool print_json(const struct arguments *a, const char *model_path,
-                       const struct decode_video *job, const struct decode_video_times *times,
-                       struct error *error)
+                       const struct decode_video *job, const struct place *place,
+                       const struct decode_video_times *times, struct error *error)
 {
+    const struct runtime *runtime = &place->runtime;
     cJSON *root = cJSON_CreateObject();
     cJSON_AddStringToObject(root, "output", a->output);
     cJSON_AddStringToObject(root, "latents", a->latents);
@@ -102,12 +114,15 @@ static bool print_json(const struct arguments *a, const char *model_path,
     cJSON_AddNumberToObject(root, "frames",
                             (double)((job->frames - 1) * MODEL_VAE_STRIDE_TIME + 1));
     cJSON_AddNumberToObject(root, "fps", job->fps);
+    cJSON_AddStringToObject(root, "device", runtime->name);
+    cJSON_AddStringToObject(root, "precision", runtime_precision_name(runtime->desc.precision));
     cJSON *seconds = cJSON_AddObjectToObject(root, "seconds");
     cJSON_AddNumberToObject(seconds, "load", times->load);
     cJSON_AddNumberToObject(seconds, "decode", times->decode);
     cJSON_AddNumberToObject(seconds, "write", times->write);
     cJSON *memory = cJSON_AddObjectToObject(root, "memory");
     cJSON_AddNumberToObject(memory, "peak", (double)system_memory_peak());
+    cJSON_AddNumberToObject(memory, "device_peak", (double)place->device_peak);
     char *text = cJSON_PrintUnformatted(root);
     cJSON_Delete(root);
     if (!text)
@@ -119,13 +134,19 @@ static bool print_json(const struct arguments *a, const char *model_path,
 
 /* Opens the device and chooses tiles for it; a GPU that was only the best choice may be too small.
  */
-static bool prepare(const struct arguments *a, struct runtime_desc *desc, struct runtime *runtime,
+static bool prepare(const struct arguments *a, struct runtime_desc *desc, struct place *place,
                     int64_t tile, struct decode_video *job, struct error *error)
 {
+    struct runtime *runtime = &place->runtime;
+    struct error why = {.usage = false};
     if (!runtime_open(runtime, desc, error))
         return false;
-    bool ok = choose_tiles(a, runtime, tile, job, error);
-    if (!ok && runtime->gpu && runtime->chosen) {
+    if (runtime->why_cpu[0])
+        console_note(place->console, runtime->why_cpu);
+    bool second = runtime->gpu && runtime->chosen;
+    bool ok = choose_tiles(a, runtime, tile, job, second ? &why : error);
+    if (!ok && second) {
+        console_print(place->console, "this runs on the CPU: %s\n", why.text);
         runtime_close(runtime);
         desc->kind = RUNTIME_CPU;
         ok = runtime_open(runtime, desc, error) && choose_tiles(a, runtime, tile, job, error);
@@ -140,10 +161,10 @@ static bool run(const struct arguments *a, struct runtime_desc *desc, int64_t ti
 {
     char path[MODEL_PATH_MAX];
     struct model model = {0};
-    struct runtime runtime = {.gpu = false};
+    struct place place = {.console = console};
     float *latents = NULL;
     int64_t shape[4];
-    struct decode_video job = {.model = &model, .output = a->output, .progress = {step, console}};
+    struct decode_video job = {.model = &model, .output = a->output, .progress = {step, &place}};
     struct decode_video_times times;
     bool ok = model_location_find(a->model, path, sizeof path, error) &&
               model_open(&model, path, error) &&
@@ -154,15 +175,15 @@ static bool run(const struct arguments *a, struct runtime_desc *desc, int64_t ti
         job.height = shape[2];
         job.width = shape[3];
         job.fps = a->fps.given ? a->fps.value : model.defaults.fps;
-        ok = prepare(a, desc, &runtime, tile, &job, error) && decode_video(&job, &times, error);
+        ok = prepare(a, desc, &place, tile, &job, error) && decode_video(&job, &times, error);
     }
     console_close(console);
     if (ok)
         console_print(console, "time: load %.1f s, decode %.1f s, write %.1f s\nwrote %s\n",
                       times.load, times.decode, times.write, a->output);
     if (ok && a->json)
-        ok = print_json(a, path, &job, &times, error);
-    runtime_close(&runtime);
+        ok = print_json(a, path, &job, &place, &times, error);
+    runtime_close(&place.runtime);
     free(latents);
     model_close(&model);
     return ok;

@@ -140,6 +140,8 @@ static bool take_device(const struct arguments *a, struct runtime_desc *runtime,
                         struct error *error)
 {
     struct runtime_desc asked = *runtime;
+    if (a->common.offload && !a->common.device && asked.kind == RUNTIME_CPU)
+        asked = (struct runtime_desc){.kind = RUNTIME_AUTO};
     if (a->common.device) {
         if (!generation_runtime(a->common.device, NULL, NULL, &asked, error))
             return false;
@@ -194,18 +196,6 @@ static bool open_model(struct job *job, struct error *error)
            model_open(&job->model, job->path, error);
 }
 
-static void note_resumed(const struct job *job, struct console *console)
-{
-    const struct runtime_desc *was = &job->state.settings.runtime, *is = &job->settings.runtime;
-    if (!job->settings.resume)
-        return;
-    console_print(console, "resumed after %" PRId64 " of %" PRId64 " steps\n", job->state.step,
-                  job->settings.steps);
-    if (was->kind != is->kind || was->precision != is->precision)
-        console_print(console, "the run began on another device: the video will differ a little "
-                               "from what it would have been there\n");
-}
-
 static bool generate(struct job *job, struct error *error)
 {
     const struct arguments *arguments = job->arguments;
@@ -221,7 +211,9 @@ static bool generate(struct job *job, struct error *error)
     if (ok) {
         console.steps = settings->steps;
         generate_summary_begin(&console, settings, job->path);
-        note_resumed(job, &console);
+        if (settings->resume)
+            console_print(&console, "resumed after %" PRId64 " of %" PRId64 " steps\n",
+                          job->state.step, settings->steps);
         ok = generate_run(&job->model, settings, &events, &report, error);
     }
     console_close(&console);

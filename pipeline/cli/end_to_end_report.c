@@ -191,8 +191,8 @@ static void print_head(FILE *out, const struct end_to_end_settings *settings,
 {
     const struct generate_settings *v = &settings->video;
     const draftattn_plan_desc *a = &v->attention;
-    char cpu[128];
-    machine_cpu_name(cpu, sizeof cpu);
+    char cpu[160];
+    machine_describe(v->runtime.threads, cpu, sizeof cpu);
     fprintf(out, "draftattn %d.%d.%d, commit %s; %s%s", DRAFTATTN_VERSION_MAJOR,
             DRAFTATTN_VERSION_MINOR, DRAFTATTN_VERSION_PATCH, machine_commit(), cpu, newline);
     fprintf(out, "%s, %s, %s%s%s", report->device, precision_words(report), report->kernel,
@@ -208,6 +208,17 @@ static void print_head(FILE *out, const struct end_to_end_settings *settings,
             settings->runs == 1 ? "" : "s");
 }
 
+static void print_memory(FILE *out, const struct end_to_end_report *report, const char *newline)
+{
+    const struct memory_plan *plan = &report->memory;
+    fprintf(out, "memory: %.2f GiB at most", report->peak / GIB);
+    if (report->gpu)
+        fprintf(out, " (text %.2f, denoise %.2f, decode %.2f)", report->peak_text / GIB,
+                report->peak_denoise / GIB, report->peak_decode / GIB);
+    fprintf(out, ", planned %.2f (text %.2f, denoise %.2f, decode %.2f)%s", plan->peak / GIB,
+            plan->encode / GIB, plan->denoise / GIB, plan->decode / GIB, newline);
+}
+
 void end_to_end_report_table(FILE *out, const struct end_to_end_settings *settings,
                              const struct end_to_end_report *report, bool markdown)
 {
@@ -221,14 +232,13 @@ void end_to_end_report_table(FILE *out, const struct end_to_end_settings *settin
     fprintf(out, "\nload: text encoder %.2f s, transformer %.2f s, VAE %.2f s%s", report->load_text,
             report->load_transformer, report->load_vae, newline);
     fprintf(out, "text %.3f s, VAE %.2f s%s", report->text, report->decode, newline);
-    fprintf(out, "memory: %.2f GiB at most", report->peak / GIB);
-    if (report->gpu)
-        fprintf(out, " (text %.2f, denoise %.2f, decode %.2f)", report->peak_text / GIB,
-                report->peak_denoise / GIB, report->peak_decode / GIB);
-    fprintf(out, ", planned %.2f%s", report->memory.peak / GIB, newline);
-    fprintf(out, "\n%" PRId64 " steps, seconds in all and by what took them, %s:\n\n",
+    print_memory(out, report, newline);
+    fprintf(out,
+            "\na generation of %" PRId64 " steps with text and VAE, without loading and writing; "
+            "seconds, %s:\n\n",
             settings->video.steps,
-            settings->full ? "all steps measured" : "reckoned from the figures above");
+            settings->full ? "all steps measured, split by the shares above"
+                           : "reckoned from the medians of a step and the shares above");
     print_generations(&table, settings, report);
 }
 
@@ -303,6 +313,9 @@ static void json_parts(cJSON *root, const struct end_to_end_report *report)
     cJSON_AddNumberToObject(memory, "denoise", (double)report->peak_denoise);
     cJSON_AddNumberToObject(memory, "decode", (double)report->peak_decode);
     cJSON_AddNumberToObject(memory, "planned", (double)report->memory.peak);
+    cJSON_AddNumberToObject(memory, "planned_text", (double)report->memory.encode);
+    cJSON_AddNumberToObject(memory, "planned_denoise", (double)report->memory.denoise);
+    cJSON_AddNumberToObject(memory, "planned_decode", (double)report->memory.decode);
 }
 
 bool end_to_end_report_json(FILE *out, const struct end_to_end_settings *settings,
@@ -315,6 +328,8 @@ bool end_to_end_report_json(FILE *out, const struct end_to_end_settings *setting
     machine_cpu_name(text, sizeof text);
     cJSON_AddStringToObject(root, "commit", machine_commit());
     cJSON_AddStringToObject(root, "cpu", text);
+    cJSON_AddNumberToObject(root, "threads",
+                            v->runtime.threads > 0 ? v->runtime.threads : machine_threads());
     cJSON_AddStringToObject(root, "device", report->device);
     cJSON_AddStringToObject(root, "precision", precision_words(report));
     cJSON_AddStringToObject(root, "kernel", report->kernel);

@@ -2,7 +2,7 @@
  * said to be so, and are null in JSON. */
 #include "generate_summary.h"
 
-#include <cjson/cJSON.h>
+#include "../generate_json.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -80,110 +80,25 @@ void generate_summary_end(struct console *console, const struct generate_setting
     fprintf(stderr, "wrote %s (%s)\n", s->output, report->encoder);
 }
 
-static void add_attention(cJSON *root, const struct generate_settings *s,
-                          const struct generate_report *report)
+bool generate_summary_json(FILE *out, const struct generate_settings *s,
+                           const struct generate_report *report, const char *model_path,
+                           struct error *error)
 {
-    const struct self_attention_report *a = &report->attention;
-    cJSON *json = cJSON_AddObjectToObject(root, "attention");
-    cJSON_AddStringToObject(json, "policy", draftattn_policy_name(s->attention.policy));
-    cJSON_AddStringToObject(json, "backend", report->backend);
-    cJSON_AddStringToObject(json, "kernel", report->kernel);
-    cJSON_AddNumberToObject(json, "tokens", (double)report->tokens);
-    cJSON_AddNumberToObject(json, "sparsity", s->attention.sparsity);
-    cJSON_AddNumberToObject(json, "dense_steps", s->attention.dense_steps);
-    cJSON_AddBoolToObject(json, "compensation", s->attention.compensation);
-    cJSON_AddNumberToObject(json, "probes", s->attention.probes);
-    cJSON_AddBoolToObject(json, "repair", s->attention.repair);
-    cJSON_AddNumberToObject(json, "calls", (double)a->calls);
-    cJSON_AddNumberToObject(json, "dense_calls", (double)a->dense_calls);
-    cJSON_AddNumberToObject(json, "density", a->density_all);
-    cJSON_AddNumberToObject(json, "density_sparse_calls", a->density);
-    bool measured = isfinite(a->error_median);
-    cJSON_AddNumberToObject(json, "error_median", measured ? a->error_median : NAN);
-    cJSON_AddNumberToObject(json, "error_worst", measured ? a->error_worst : NAN);
-    if (measured) {
-        cJSON *worst = cJSON_AddObjectToObject(json, "worst");
-        cJSON_AddNumberToObject(worst, "layer", a->worst_layer);
-        cJSON_AddNumberToObject(worst, "step", a->worst_step);
-        cJSON_AddNumberToObject(worst, "head", a->worst_head);
-    }
-    cJSON_AddNumberToObject(json, "repaired_share", a->repaired_share);
-    cJSON *seconds = cJSON_AddObjectToObject(json, "seconds");
-    for (int i = 0; i < DRAFTATTN_STAGE_COUNT; i++)
-        cJSON_AddNumberToObject(seconds, draftattn_stage_name((draftattn_stage)i), a->seconds[i]);
-}
-
-static void add_times(cJSON *root, const struct generate_report *report)
-{
-    cJSON *seconds = cJSON_AddObjectToObject(root, "seconds");
-    for (int i = 0; i < PHASE_COUNT; i++)
-        cJSON_AddNumberToObject(seconds, generate_phase_name((enum generate_phase)i),
-                                report->seconds[i]);
-    cJSON_AddNumberToObject(seconds, "total", report->total_seconds);
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddStringToObject(root, "output", s->output);
+    cJSON_AddStringToObject(root, "encoder", report->encoder);
+    cJSON_AddStringToObject(root, "model", model_path);
+    generate_json_settings(root, s);
+    generate_json_device(root, report);
+    generate_json_attention(root, &s->attention, report);
+    cJSON *seconds = generate_json_seconds(root, report);
     cJSON_AddNumberToObject(seconds, "step", report->step_seconds);
     cJSON_AddNumberToObject(seconds, "dense_step", report->dense_step_seconds);
     cJSON_AddNumberToObject(seconds, "sparse_step", report->sparse_step_seconds);
     cJSON_AddNumberToObject(root, "first_step", (double)report->first_step);
     cJSON_AddNumberToObject(root, "dense_steps", (double)report->dense_steps);
     cJSON_AddNumberToObject(root, "sparse_steps", (double)report->sparse_steps);
-}
-
-static void add_memory(cJSON *root, const struct generate_report *report)
-{
-    const struct memory_plan *plan = &report->memory;
-    const struct {
-        const char *name;
-        int64_t bytes;
-    } parts[] = {
-        {"planned", plan->peak},
-        {"peak", report->memory_peak},
-        {"device_peak", report->device_peak},
-        {"program", plan->program},
-        {"latents", plan->latents},
-        {"text_encoder", plan->text_encoder},
-        {"transformer_weights", plan->transformer_weights},
-        {"transformer_work", plan->transformer_work},
-        {"prompts", plan->prompts},
-        {"attention", plan->attention},
-        {"vae_weights", plan->vae_weights},
-        {"vae_work", plan->vae_work},
-        {"offloaded", plan->host},
-    };
-    cJSON *memory = cJSON_AddObjectToObject(root, "memory");
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        cJSON_AddNumberToObject(memory, parts[i].name, (double)parts[i].bytes);
-}
-
-bool generate_summary_json(FILE *out, const struct generate_settings *s,
-                           const struct generate_report *report, const char *model_path,
-                           struct error *error)
-{
-    cJSON *root = cJSON_CreateObject();
-    char version[32];
-    snprintf(version, sizeof version, "%d.%d.%d", DRAFTATTN_VERSION_MAJOR, DRAFTATTN_VERSION_MINOR,
-             DRAFTATTN_VERSION_PATCH);
-    cJSON_AddStringToObject(root, "version", version);
-    cJSON_AddStringToObject(root, "output", s->output);
-    cJSON_AddStringToObject(root, "encoder", report->encoder);
-    cJSON_AddStringToObject(root, "model", model_path);
-    cJSON_AddStringToObject(root, "prompt", s->prompt);
-    cJSON_AddStringToObject(root, "negative_prompt", s->negative_prompt);
-    cJSON_AddNumberToObject(root, "seed", (double)s->seed);
-    cJSON_AddNumberToObject(root, "width", (double)s->width);
-    cJSON_AddNumberToObject(root, "height", (double)s->height);
-    cJSON_AddNumberToObject(root, "frames", (double)s->frames);
-    cJSON_AddNumberToObject(root, "fps", s->fps);
-    cJSON_AddNumberToObject(root, "steps", (double)s->steps);
-    cJSON_AddNumberToObject(root, "cfg", s->guidance);
-    cJSON_AddNumberToObject(root, "flow_shift", s->flow_shift);
-    cJSON_AddStringToObject(root, "sampler", s->sampler);
-    cJSON_AddStringToObject(root, "device", report->device);
-    cJSON_AddStringToObject(root, "precision",
-                            report->activations == ELEMENT_BF16 ? "bf16" : "float32");
-    cJSON_AddBoolToObject(root, "offload", report->offload);
-    add_attention(root, s, report);
-    add_times(root, report);
-    add_memory(root, report);
+    generate_json_memory(root, report);
     char *text = cJSON_PrintUnformatted(root);
     cJSON_Delete(root);
     if (!text)

@@ -41,6 +41,8 @@ struct self_attention {
     int64_t sparse_heads, repaired_heads;
     struct self_attention_report report;
 
+    self_attention_listener_fn listener;
+    void *listener_user;
     self_attention_tap_fn tap;
     void *tap_user;
 };
@@ -255,13 +257,15 @@ static bool tap_copies(const struct self_attention *attention, const draftattn_s
     return ok;
 }
 
-/* What follows a run at once: its statistics, and the tap. */
+/* What follows a run at once: its statistics, listener and tap. */
 static bool look_now(struct self_attention *attention, const draftattn_step *step,
                      const void *const qkv[3], int64_t qkv_stride, const void *o, int64_t o_stride,
                      struct error *error)
 {
     if (!count_call(attention, step, attention->workspace, error))
         return false;
+    if (attention->listener)
+        attention->listener(attention->listener_user, step);
     if (!attention->tap)
         return true;
     if (attention->ops->stream(attention->device))
@@ -284,7 +288,7 @@ bool self_attention_run(struct self_attention *attention, const draftattn_step *
                       NULL, attention->workspace, attention->workspace_bytes, stream);
     if (status != DRAFTATTN_SUCCESS)
         return failed(attention, status, "run", error);
-    if (attention->tap || step->layer < 0 || step->layer >= attention->layers)
+    if (self_attention_watched(attention) || step->layer < 0 || step->layer >= attention->layers)
         return look_now(attention, step, (const void *const[]){q, k, v}, qkv_stride, o, o_stride,
                         error);
     status = draftattn_save_stats(attention->plan, attention->workspace,
@@ -297,7 +301,7 @@ bool self_attention_collect(struct self_attention *attention, const draftattn_st
                             struct error *error)
 {
     draftattn_step place = *step;
-    if (attention->tap)
+    if (self_attention_watched(attention))
         return true;
     for (place.layer = 0; place.layer < attention->layers; place.layer++)
         if (!count_call(attention, &place,
@@ -323,6 +327,8 @@ void self_attention_report_get(const struct self_attention *attention,
                                struct self_attention_report *report)
 {
     *report = attention->report;
+    for (int i = 0; i < DRAFTATTN_STAGE_COUNT && attention->ops->stream(attention->device); i++)
+        report->seconds[i] = NAN;
     int64_t sparse = report->calls - report->dense_calls;
     report->density = sparse > 0 ? attention->density_sparse_sum / (double)sparse : 1.0;
     report->density_all = report->calls > 0 ? attention->density_sum / (double)report->calls : 1.0;
@@ -376,13 +382,20 @@ bool self_attention_block_list(const struct self_attention *attention, draftattn
     return status == DRAFTATTN_SUCCESS || failed(attention, status, "no block list", error);
 }
 
+void self_attention_set_listener(struct self_attention *attention,
+                                 self_attention_listener_fn listener, void *user)
+{
+    attention->listener = listener;
+    attention->listener_user = user;
+}
+
 void self_attention_set_tap(struct self_attention *attention, self_attention_tap_fn tap, void *user)
 {
     attention->tap = tap;
     attention->tap_user = user;
 }
 
-bool self_attention_tapped(const struct self_attention *attention)
+bool self_attention_watched(const struct self_attention *attention)
 {
-    return attention->tap != NULL;
+    return attention->listener || attention->tap;
 }

@@ -25,8 +25,8 @@ struct self_attention_report {
         error_median;   /* median over sparse calls and heads of the estimated error; NaN if none */
     double error_worst; /* the worst head, and where it was */
     int32_t worst_layer, worst_step, worst_head;
-    double repaired_share; /* of heads in sparse calls */
-    double seconds[DRAFTATTN_STAGE_COUNT];
+    double repaired_share;                 /* of heads in sparse calls */
+    double seconds[DRAFTATTN_STAGE_COUNT]; /* NaN on a GPU: a stage is not waited for there */
 };
 
 /* context and device stay the caller's, and work on the same memory. desc as for
@@ -46,7 +46,7 @@ int64_t self_attention_workspace_bytes(const struct self_attention *attention);
 
 /* q, k, v [tokens][heads * head_dim] at a row stride in elements, block order; o likewise. Device
  * memory, of the activations' type. What the library says of the run is kept by layer, without
- * waiting; a run of no layer (negative), or with a tap, waits and counts at once. */
+ * waiting; a run of no layer (negative), or one that is watched, waits and counts at once. */
 bool self_attention_run(struct self_attention *attention, const draftattn_step *step, const void *q,
                         const void *k, const void *v, int64_t qkv_stride, void *o, int64_t o_stride,
                         struct error *error);
@@ -61,7 +61,7 @@ void self_attention_report_get(const struct self_attention *attention,
 size_t self_attention_describe(const struct self_attention *attention, const draftattn_step *step,
                                char *buffer, size_t size);
 
-/* For a closer look at the last run, as a tap takes it. */
+/* For a closer look at the last run, as a listener takes it. */
 const draftattn_plan *self_attention_plan(const struct self_attention *attention);
 /* [heads]: what the library says of each. */
 const draftattn_head_stats *self_attention_heads(const struct self_attention *attention);
@@ -72,13 +72,19 @@ bool self_attention_draft_map(struct self_attention *attention, float *map, stru
 bool self_attention_block_list(const struct self_attention *attention, draftattn_block_list *list,
                                struct error *error);
 
+/* Called after every run, when all of the above can be asked about it. NULL = off. */
+typedef void (*self_attention_listener_fn)(void *user, const draftattn_step *step);
+void self_attention_set_listener(struct self_attention *attention,
+                                 self_attention_listener_fn listener, void *user);
+
 /* Called after every run with what went in and came out, in host memory and float32 whatever the
- * device; for captures and tests. NULL = off. */
+ * device, which copies all of it on a GPU; for tests. NULL = off. */
 typedef void (*self_attention_tap_fn)(void *user, const draftattn_step *step, const float *q,
                                       const float *k, const float *v, int64_t qkv_stride,
                                       const float *o, int64_t o_stride);
 void self_attention_set_tap(struct self_attention *attention, self_attention_tap_fn tap,
                             void *user);
-bool self_attention_tapped(const struct self_attention *attention);
+/* Whether there is a listener or a tap: every run is waited for then. */
+bool self_attention_watched(const struct self_attention *attention);
 
 #endif

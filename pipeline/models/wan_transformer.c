@@ -377,7 +377,7 @@ static bool record(const struct pass *pass, struct wan_recorded *recorded, struc
  * recorded; then replayed. What looks into a pass on its way cannot be recorded. */
 static bool run_pass(const struct pass *pass, struct error *error)
 {
-    bool plain = pass->t->probe_block >= 0 || self_attention_tapped(pass->attention);
+    bool plain = pass->t->probe_block >= 0 || self_attention_watched(pass->attention);
     struct wan_recorded *recorded = plain ? NULL : find_recorded(pass);
     if (!recorded)
         return enqueue(pass, error);

@@ -63,9 +63,10 @@ static const struct section sections[] = {
      "the diagonal are neighbouring frames."},
     {"time", "Where the time goes", report_times,
      "Wall time of each run on one scale. Order to repair, in reds, are the stages of attention; "
-     "the rest of denoising is what sparsity cannot make faster. The prompt is encoded once and "
-     "counted in every run; loading counts as in the fastest run, since the first reads from the "
-     "disk what the others find in memory. Collecting the maps and frames of this page is not in "
+     "the rest of denoising is what sparsity cannot make faster; on a GPU stages are not timed, "
+     "and denoising is one part. The prompt is encoded once and counted in every run; loading "
+     "counts as in the fastest run, since the first reads from the disk what the others find in "
+     "memory. Collecting the maps and frames of this page is not in "
      "the times. A run of <code>--variant dense</code> beside the baseline shows how much they "
      "vary on "
      "this machine."},

@@ -27,20 +27,20 @@ static void row_text(struct html *html, const char *name, const char *text)
     row_end(html);
 }
 
-static void row_number(struct html *html, const char *name, const char *format, double value)
+/* The most of all variants: of the process, and of the GPU where one was used. */
+static void row_memory(struct html *html, const struct comparison *c)
 {
-    row_begin(html, name);
-    html_number(html, format, value, "–");
+    int64_t host = 0, device = 0;
+    for (int64_t v = 0; v < c->variant_count; v++) {
+        const struct generate_report *report = &c->variants[v].report;
+        host = report->memory_peak > host ? report->memory_peak : host;
+        device = report->device_peak > device ? report->device_peak : device;
+    }
+    row_begin(html, "memory at most, MiB");
+    if (device > 0)
+        html_number(html, "%.0f of the GPU, ", (double)device / 1048576.0, "–");
+    html_number(html, device > 0 ? "%.0f of the host" : "%.0f", (double)host / 1048576.0, "–");
     row_end(html);
-}
-
-static int64_t memory_peak(const struct comparison *c)
-{
-    int64_t peak = 0;
-    for (int64_t v = 0; v < c->variant_count; v++)
-        if (c->variants[v].report.memory_peak > peak)
-            peak = c->variants[v].report.memory_peak;
-    return peak;
 }
 
 static void write_common(struct html *html, const struct comparison *c)
@@ -71,7 +71,7 @@ static void write_common(struct html *html, const struct comparison *c)
     row_end(html);
     row_text(html, "noise file", s->noise_file);
     row_text(html, "machine", c->machine);
-    row_number(html, "memory at most, MiB", "%.0f", (double)memory_peak(c) / 1048576.0);
+    row_memory(html, c);
     row_begin(html, "version");
     html_print(html, "draftattn %d.%d.%d", DRAFTATTN_VERSION_MAJOR, DRAFTATTN_VERSION_MINOR,
                DRAFTATTN_VERSION_PATCH);

@@ -10,10 +10,11 @@ struct part {
     double seconds;
 };
 
-/* Load, text, the stages of attention, what is left of denoising, decode, write, what is left. */
+/* Load, text, the stages of attention, what is left of denoising, decode, write, what is left.
+ * Where stages are not measured denoising is one part. */
 static int split(struct part parts[PARTS], const struct generate_report *report)
 {
-    double stages = 0, phases = 0;
+    double stages = 0, phases = 0, denoise = report->seconds[PHASE_DENOISE];
     int count = 0;
     for (int i = 0; i < PHASE_COUNT; i++)
         phases += report->seconds[i];
@@ -25,8 +26,10 @@ static int split(struct part parts[PARTS], const struct generate_report *report)
             (struct part){draftattn_stage_name((draftattn_stage)i), report->attention.seconds[i]};
         stages += report->attention.seconds[i];
     }
-    parts[count++] =
-        (struct part){"rest of denoising", fmax(0, report->seconds[PHASE_DENOISE] - stages)};
+    if (isnan(stages))
+        parts[count++] = (struct part){generate_phase_name(PHASE_DENOISE), denoise};
+    else
+        parts[count++] = (struct part){"rest of denoising", fmax(0, denoise - stages)};
     for (int i = PHASE_DECODE; i <= PHASE_WRITE; i++)
         parts[count++] =
             (struct part){generate_phase_name((enum generate_phase)i), report->seconds[i]};

@@ -285,7 +285,7 @@ class EndToEnd(Case):
     def test_tables(self):
         words = ("draftattn ", ", commit ", "float32", "64x64, 5 frames: 32 tokens, 512 of text; "
                  "1 pass a step", "density", "speed-up", "cross-attention", "50 %",
-                 "text encoder ", "GiB at most", "5 steps, seconds in all")
+                 "text encoder ", "GiB at most", "a generation of 5 steps")
         out, _ = self.succeed(*self.FLOW, "--cfg", "1", "--quiet")
         for word in words + ("reckoned from",):
             self.assertIn(word, out)

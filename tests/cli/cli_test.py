@@ -7,6 +7,7 @@ DRAFTATTN_PROGRAM=build/release/bin/draftattn DRAFTATTN_TEST_MODEL=samples/tiny-
 """
 import fcntl
 import json
+import math
 import os
 import pty
 import re
@@ -22,6 +23,32 @@ import unittest
 from cli_common import (MODEL, PROGRAM, SANITIZED, SMALL, TEXT_ENCODER, TRANSFORMER, VAE, Case,
                         bf16_to_f32, generate, join_safetensors, merge_shards, original_config,
                         original_name, read_model_file, split_safetensors)
+
+
+def on_terminal(case, arguments, columns, stop_at=None):
+    """The exit code, and what a terminal of so many columns gets to see; Ctrl-C at stop_at."""
+    try:
+        controller, terminal = pty.openpty()
+    except OSError as error:
+        case.skipTest(f"no pseudo-terminal: {error}")
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen([PROGRAM, *arguments], cwd=case.work, stderr=terminal,
+                               stdout=subprocess.DEVNULL, env=case.environment(TERM="xterm"))
+    os.close(terminal)
+    text = b""
+    while True:
+        try:
+            part = os.read(controller, 4096)
+        except OSError: # the other end is closed
+            part = b""
+        if not part:
+            break
+        text += part
+        if stop_at and stop_at in text:
+            process.send_signal(signal.SIGINT)
+            stop_at = None
+    os.close(controller)
+    return process.wait(60), text
 
 
 class Usage(Case):
@@ -75,7 +102,7 @@ class Usage(Case):
                 (["--device", "cpu", "--backend", "cuda"], "--backend cuda", "--device cpu"),
                 (["--device", "cpu", "--precision", "bf16"], "--precision bf16", "--device cpu"),
                 (["--device", "cpu", "--offload"], "--offload", "--device cpu"),
-                (["--offload"], "--device cuda"),
+                (["--offload"], "--offload: "),
                 (["--precision", "int4"], "--precision 'int4'", "float32"),
                 (["--synthetic", "wan2.1-t2v-1.5b"], "did you mean 'wan2.1-t2v-1.3b'?", "14b"),
                 (["--synthetic", "wan2.1-t2v-14b", "-m", MODEL], "--model or --synthetic"),
@@ -248,7 +275,9 @@ class Generate(Case):
         self.assertIn("seed 1", header["__metadata__"]["settings"])
         out, _ = self.succeed("decode", "kept.safetensors", "-m", MODEL, "-o", "b-%d.png", "-t",
                               "1", "--json")
-        self.assertEqual(json.loads(out)["frames"], 5)
+        found = json.loads(out)
+        self.assertEqual((found["frames"], found["device"], found["precision"]),
+                         (5, "cpu", "float32"))
         for i in range(1, 6):
             self.assertEqual(self.read(f"a-{i}.png"), self.read(f"b-{i}.png"))
 
@@ -279,38 +308,16 @@ class Generate(Case):
     def test_quiet(self):
         self.assertEqual(self.succeed(*generate("-q")), ("", ""))
 
-    def on_terminal(self, columns, *more):
-        """What a terminal of so many columns gets to see."""
-        try:
-            controller, terminal = pty.openpty()
-        except OSError as error:
-            self.skipTest(f"no pseudo-terminal: {error}")
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        process = subprocess.Popen([PROGRAM, *generate(*more)], cwd=self.work, stderr=terminal,
-                                   stdout=subprocess.DEVNULL,
-                                   env=self.environment(TERM="xterm"))
-        os.close(terminal)
-        text = b""
-        while True:
-            try:
-                part = os.read(controller, 4096)
-            except OSError: # the other end is closed
-                part = b""
-            if not part:
-                break
-            text += part
-        os.close(controller)
-        self.assertEqual(process.wait(60), 0)
-        return text
-
     def test_terminal(self):
         """On a terminal progress is a bar."""
-        self.assertRegex(self.on_terminal(80), rb"\rdenoise +\[#{30}\] 2 of 2")
+        code, text = on_terminal(self, generate(), 80)
+        self.assertEqual(code, 0)
+        self.assertRegex(text, rb"\rdenoise +\[#{30}\] 2 of 2")
 
     def test_narrow_terminal(self):
         """The bar never wraps, which would leave its pieces standing."""
         for columns in (20, 50):
-            lines = re.findall(rb"\r([^\r\n]*)\x1b\[K", self.on_terminal(columns))
+            lines = re.findall(rb"\r([^\r\n]*)\x1b\[K", on_terminal(self, generate(), columns)[1])
             self.assertTrue(lines)
             self.assertLess(max(map(len, lines)), columns)
 
@@ -662,6 +669,13 @@ class Interrupt(Case):
         self.interrupt(self.long(), b"text: ", signal.SIGTERM)
         self.interrupt(self.long(), b"text: ", signal.SIGHUP)
 
+    def test_on_terminal(self):
+        """Who presses Ctrl-C is told that it was heard, and what a second one does."""
+        code, text = on_terminal(self, self.long(), 80, stop_at=b"denoise")
+        self.assertEqual(code, 130)
+        self.assertIn(b"stops after this pass; once more stops at once", text)
+        self.assertIn(b"draftattn: interrupted", text)
+
     def test_ignored(self):
         """What the parent ignores, as nohup does, does not stop the work."""
         process = subprocess.Popen([PROGRAM, *generate()], cwd=self.work, stderr=subprocess.PIPE,
@@ -775,8 +789,9 @@ class Resume(Case):
                       ["--sparsity", "0.5"], ["--precision", "float32"], ["--save-every", "1"]):
             self.refuse(["generate", "--resume", self.STATE, *flags], 2, "--resume",
                         "does not go with", left=[self.STATE])
-        self.refuse(["generate", "--resume", self.STATE, "--device", "cuda"], 2, "--device cuda",
-                    left=[self.STATE])
+        for wish in ("--device cuda", "--offload"): # the flag that was given is the one to blame
+            self.refuse(["generate", "--resume", self.STATE, *wish.split()], 2, wish + ": ",
+                        left=[self.STATE])
         self.refuse(["generate", "--resume", "gone"], 1, "gone", "No such file", left=[self.STATE])
         header, data = split_safetensors(kept)
         about = header["__metadata__"]
@@ -794,6 +809,7 @@ class Resume(Case):
         broken("'width'", change={"width": "1e9"})
         broken("latents", change={"width": "16384", "height": "16384"})
         broken("latents", change={"frames": "9"})
+        broken("format 2", "version of draftattn", change={"draftattn_state": "2"})
         broken("no sampler 'x'", code=2, change={"sampler": "x"})
         broken("history", "dpm++", change={"sampler": "dpm++"})
         broken("layer 9", code=2, change={"attention.dense_layers": "9"})
@@ -805,6 +821,10 @@ class Resume(Case):
         with open(self.path(self.STATE), "wb") as file:
             file.write(kept[:-4])
         self.refuse(["generate", "--resume", self.STATE], 1, self.STATE, "truncated",
+                    left=[self.STATE])
+        with open(self.path(self.STATE), "wb") as file:
+            file.write(kept[:-4] + struct.pack("<f", math.nan))
+        self.refuse(["generate", "--resume", self.STATE], 1, "'history.2'", "NaN",
                     left=[self.STATE])
 
     def test_earlier_state(self):

@@ -101,6 +101,8 @@ class Compare(Case):
                 if key in variant["speed_up"]:
                     self.assertAlmostEqual(variant["speed_up"][key], base / seconds[key], 9)
             self.assertEqual(attention["calls"], 4 * 2 * 8)
+            self.assertEqual((variant["device"], variant["memory"]["device_peak"]), ("cpu", 0))
+            self.assertGreater(variant["memory"]["peak"], 10 << 20)
         self.check_errors(found["variants"])
 
     def check_errors(self, variants):

@@ -80,11 +80,9 @@ static void fill_qkv(struct fixture *f, int number)
                     0.3f * sinf((float)i * 1.7f);
 }
 
-static void listen(void *user, const draftattn_step *step, const float *q, const float *k,
-                   const float *v, int64_t qkv_stride, const float *o, int64_t o_stride)
+static void listen(void *user, const draftattn_step *step)
 {
     struct fixture *f = user;
-    (void)q, (void)k, (void)v, (void)qkv_stride, (void)o, (void)o_stride;
     capture_attention(f->capture, f->attention, step);
 }
 
@@ -97,7 +95,7 @@ static void generate(struct fixture *f, const struct capture_place *places, int3
     if (!self_attention_create(&f->attention, f->context, &f->desc, LAYERS, &ops_cpu, f->device,
                                &error))
         fail_msg("%s", error.text);
-    self_attention_set_tap(f->attention, listen, f);
+    self_attention_set_listener(f->attention, listen, f);
     for (int32_t step = 0; step < STEPS; step++)
         for (int32_t pass = 0; pass < PASSES; pass++)
             for (int32_t layer = 0; layer < LAYERS; layer++) {

@@ -106,8 +106,32 @@ static void test_contents(void **state)
     expect(page, "4242");
     expect(page, "draftattn compare -p &#39;a red ball&#39;");
     expect(page, "2 × 2 blocks a cell");
+    expect(page, "memory at most, MiB</th><td>300</td>");
+    expect(page, ">rest of denoising<");
     expect(page, "Frame 8</a>, the worst: PSNR 21.5 dB");
     assert_int_equal(occurrences(page, ", the worst:"), 1); /* none of an identical video */
+    free(page);
+    case_close(&c);
+}
+
+/* A GPU's memory stands beside the host's, and the stages of attention have no times there. */
+static void test_gpu(void **state)
+{
+    struct comparison_case c;
+    case_open(&c);
+    for (int v = 0; v < CASE_VARIANTS; v++) {
+        c.variants[v].report.gpu = true;
+        c.variants[v].report.device_peak = (int64_t)(v == 1 ? 900 : 800) << 20;
+        c.variants[v].attention_seconds = NAN;
+        for (int i = 0; i < DRAFTATTN_STAGE_COUNT; i++)
+            c.variants[v].report.attention.seconds[i] = NAN;
+    }
+    char *page = write_and_read(*state, &c.comparison);
+    expect(page, "memory at most, MiB</th><td>900 of the GPU, 300 of the host</td>");
+    assert_int_equal(occurrences(page, ">rest of denoising<"), 0);
+    expect(page, ">denoise</li>");
+    expect(page, "<td class=\"gain\">1.50×</td>");
+    assert_int_equal(occurrences(page, "<td class=\"gain\">3.00×</td>"), 0); /* attention */
     free(page);
     case_close(&c);
 }
@@ -456,6 +480,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_contents, scratch_setup, scratch_teardown),
+        cmocka_unit_test_setup_teardown(test_gpu, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_worst_head, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_no_errors, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_no_raw_nan, scratch_setup, scratch_teardown),

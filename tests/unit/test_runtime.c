@@ -95,9 +95,10 @@ static void test_refused(void **state)
         {{.offload = true, .backend = DRAFTATTN_BACKEND_AVX2}, "(--offload)"},
         {{.kind = RUNTIME_CUDA}, "--device cuda: "},
         {{.kind = RUNTIME_CUDA, .index = 3}, "--device cuda:3: "},
-        {{.offload = true}, "--device cuda: "},
-        {{.precision = RUNTIME_BF16}, "--device cuda: "},
-        {{.backend = DRAFTATTN_BACKEND_CUDA}, "--device cuda: "},
+        {{.offload = true}, "--offload: "}, /* the flag that was given */
+        {{.precision = RUNTIME_BF16}, "--precision bf16: "},
+        {{.backend = DRAFTATTN_BACKEND_CUDA}, "--backend cuda: "},
+        {{.kind = RUNTIME_CUDA, .offload = true}, "--device cuda: "},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -160,7 +160,13 @@ static void reports_are_sums_over_calls(void **state)
     free(qkv), free(o);
 }
 
-/* With a tap calls are counted one by one, without it a pass at a time: the same sums. */
+static void count_call(void *user, const draftattn_step *step)
+{
+    ++*(int *)user;
+    assert_in_range(step->layer, 0, LAYERS - 1);
+}
+
+/* With a listener calls are counted one by one, without it a pass at a time: the same sums. */
 static void collected_reports_are_those_of_single_calls(void **state)
 {
     (void)state;
@@ -168,14 +174,16 @@ static void collected_reports_are_those_of_single_calls(void **state)
     struct self_attention_report reports[2];
     draftattn_plan_desc desc = description();
     float *o = malloc((size_t)TOKENS * WIDTH * sizeof *o);
+    int heard = 0;
     assert_non_null(o);
     for (int collected = 0; collected < 2; collected++) {
         struct self_attention *attention;
-        struct tap tap = {0};
         float *qkv = make_qkv();
         must(create(&attention, &desc, &error), &error);
+        assert_false(self_attention_watched(attention));
         if (!collected)
-            self_attention_set_tap(attention, record, &tap);
+            self_attention_set_listener(attention, count_call, &heard);
+        assert_int_equal(self_attention_watched(attention), !collected);
         for (int32_t step = 0; step < 3; step++) {
             draftattn_step place = {.step = step, .steps = 4, .sigma = -1.0f};
             for (place.layer = 0; place.layer < LAYERS; place.layer++) {
@@ -190,6 +198,7 @@ static void collected_reports_are_those_of_single_calls(void **state)
         self_attention_destroy(attention);
         free(qkv);
     }
+    assert_int_equal(heard, 3 * LAYERS);
     assert_int_equal(reports[1].calls, 3 * LAYERS);
     assert_int_equal(reports[1].dense_calls, reports[0].dense_calls);
     assert_true(reports[1].density == reports[0].density);
