@@ -49,8 +49,8 @@ DEVICE void scale_by(float4 &value, float factor)
     value.w *= factor;
 }
 
-/* Thousands of small weights that follow a large one would each be rounded away, and all to one side:
- * Kahan's sum keeps them. */
+/* Thousands of small weights that follow a large one would each be rounded away, and all to one
+ * side: Kahan's sum keeps them. */
 template <int D> DEVICE void add_to_sum(struct row_state<D> &row, float tile_sum)
 {
     const float added = tile_sum - row.lost, sum = row.sum + added;
