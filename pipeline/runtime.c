@@ -64,14 +64,28 @@ static const char *wish_of(const struct runtime_desc *desc)
                                                      : NULL;
 }
 
+/* The library's variables hold here too: what names a backend or a kernel of the CPU, or nothing
+ * that there is, which is the library's to refuse, is not for a GPU. */
+static bool environment_wants_cpu(void)
+{
+    const char *backend = getenv("DRAFTATTN_BACKEND"), *kernel = getenv("DRAFTATTN_KERNEL");
+    draftattn_kernel_info info;
+    for (int32_t i = 0; kernel && draftattn_kernel_get(i, &info) == DRAFTATTN_SUCCESS; i++)
+        if (strcmp(info.name, kernel) == 0)
+            return info.backend != DRAFTATTN_BACKEND_CUDA;
+    return backend && backend[0] && strcmp(backend, "auto") != 0 && strcmp(backend, "cuda") != 0;
+}
+
 /* What the flags together ask for. */
 static bool decide_kind(struct runtime_desc *desc, struct error *error)
 {
     const draftattn_backend backend = desc->backend;
     const bool cpu_backend = backend != DRAFTATTN_BACKEND_AUTO && backend != DRAFTATTN_BACKEND_CUDA;
     const char *wish = wish_of(desc);
-    if (desc->kind == RUNTIME_AUTO && (wish || cpu_backend))
-        desc->kind = wish ? RUNTIME_CUDA : RUNTIME_CPU;
+    if (desc->kind == RUNTIME_AUTO && wish)
+        desc->kind = RUNTIME_CUDA;
+    else if (desc->kind == RUNTIME_AUTO && (cpu_backend || environment_wants_cpu()))
+        desc->kind = RUNTIME_CPU;
     if (wish && desc->kind == RUNTIME_CPU)
         return error_set_usage(error, "%s needs the networks on a GPU: leave out --device cpu",
                                wish);

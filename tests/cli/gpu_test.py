@@ -9,7 +9,6 @@ import array
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -26,10 +25,10 @@ class Gpu(Case):
     def environment(self, **more):
         return super().environment(**{**DEVICES, **more})
 
-    def latents(self, *more, name="kept"):
+    def latents(self, *more, name="kept", env=None):
         """The latents a run ends with, and what it says of itself."""
         out, _ = self.succeed(*generate("--save-latents", name, "--json", "--size", "128x128",
-                                        *more, output="x.gif"))
+                                        *more, output="x.gif"), env=env)
         header, data = split_safetensors(self.read(name))
         self.assertEqual(header["latents"]["shape"], [16, 2, 16, 16])
         values = array.array("f", data)
@@ -65,6 +64,9 @@ class Gpu(Case):
         self.assertEqual(about["attention"]["backend"], "cuda")
         _, about = self.latents("--backend", "portable")
         self.assertEqual(about["device"], "cpu")
+        for variable, value in (("DRAFTATTN_BACKEND", "avx2"), ("DRAFTATTN_KERNEL", "reference")):
+            _, about = self.latents(env=self.environment(**{variable: value}))
+            self.assertEqual(about["device"], "cpu")
         self.assertIn("the networks run on it", self.succeed("info")[0])
         self.refuse(generate("--device", "cuda:99"), 2, "--device cuda:99", "no CUDA device 99",
                     left=["kept", "x.gif"])
@@ -127,7 +129,14 @@ class Gpu(Case):
                               "--json", *SMALL)
         found = json.loads(out)
         self.assertIn("cuda", found["machine"])
-        self.assertTrue(re.search("density", out))
+        for variant in found["variants"]:
+            self.assertTrue(variant["device"].startswith("cuda ("))
+            self.assertGreater(variant["memory"]["device_peak"], 1 << 20)
+            # Stages are not waited for, so their times are not known.
+            self.assertEqual(set(variant["attention"]["seconds"].values()), {None})
+            self.assertIsNone(variant["seconds"]["attention"])
+        with open(self.path("all/report.html"), encoding="utf-8") as file:
+            self.assertRegex(file.read(), r"\d+ of the GPU, \d+ of the host")
 
 
 if __name__ == "__main__":

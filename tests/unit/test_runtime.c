@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -82,6 +83,31 @@ static void test_cpu(void **state)
     }
 }
 
+/* A wish for a backend or kernel of the CPU is one for the CPU, in the environment too. */
+static void test_environment(void **state)
+{
+    static const struct {
+        const char *variable, *value;
+        bool chosen;
+    } cases[] = {
+        {"DRAFTATTN_BACKEND", "portable", false}, {"DRAFTATTN_BACKEND", "auto", true},
+        {"DRAFTATTN_BACKEND", "", true},          {"DRAFTATTN_KERNEL", "reference", false},
+        {"DRAFTATTN_KERNEL", "", true},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const struct runtime_desc desc = {.kind = RUNTIME_AUTO};
+        struct runtime runtime;
+        struct error error = {.usage = false};
+        setenv(cases[i].variable, cases[i].value, 1);
+        if (!runtime_open(&runtime, &desc, &error))
+            fail_msg("%s", error.text);
+        assert_int_equal(runtime.chosen, cases[i].chosen);
+        runtime_close(&runtime);
+        unsetenv(cases[i].variable);
+    }
+}
+
 static void test_refused(void **state)
 {
     static const struct {
@@ -119,6 +145,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_cpu),
+        cmocka_unit_test(test_environment),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
