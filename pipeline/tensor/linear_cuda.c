@@ -25,7 +25,6 @@
 #include "weight_groups_cuda.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 enum { CHOICES = 256, CANDIDATES = 8, TIMED = 4, REPEATS = 2, ALIGNMENT = 256 };
 
@@ -42,7 +41,7 @@ struct linear {
     void *bias[2];                 /* by enum element, in one allocation; NULL = none */
 };
 
-/* What an algorithm is chosen for. Zeroed before it is filled: compared as bytes. */
+/* What an algorithm is chosen for. */
 struct shape {
     int64_t in, out, rows;
     enum element type, y_type;
@@ -417,21 +416,26 @@ static bool choose(struct device *device, struct product *product, struct choice
     return true;
 }
 
+static bool same_shape(const struct shape *a, const struct shape *b)
+{
+    return a->in == b->in && a->out == b->out && a->rows == b->rows && a->type == b->type &&
+           a->y_type == b->y_type && a->x_alignment == b->x_alignment &&
+           a->y_alignment == b->y_alignment && a->bias == b->bias && a->gelu == b->gelu;
+}
+
 /* The choice for a shape, made on first use. NULL on failure. */
 static const struct choice *choice_for(struct device *device, struct product *product,
                                        const struct shape *shape, struct error *error)
 {
     struct blas *blas = device->blas;
     for (int i = 0; i < blas->count; i++)
-        if (!memcmp(&blas->choices[i].shape, shape, sizeof *shape))
+        if (same_shape(&blas->choices[i].shape, shape))
             return &blas->choices[i];
-    struct choice choice;
-    memset(&choice, 0, sizeof choice);
-    memcpy(&choice.shape, shape, sizeof *shape);
+    struct choice choice = {.shape = *shape};
     if (!choose(device, product, &choice, error))
         return NULL;
     struct choice *kept = &blas->choices[blas->next];
-    memcpy(kept, &choice, sizeof choice); /* padding too: shapes are compared as bytes */
+    *kept = choice;
     blas->next = (blas->next + 1) % CHOICES;
     blas->count += blas->count < CHOICES;
     return kept;
@@ -444,17 +448,15 @@ static bool run(struct device *device, const struct linear *linear, const void *
 {
     struct product product = {.weight = weight, .x = x, .y = y};
     const bool half = linear->type == ELEMENT_BF16;
-    struct shape shape;
-    memset(&shape, 0, sizeof shape);
-    shape.in = linear->in;
-    shape.out = linear->out;
-    shape.rows = rows;
-    shape.type = linear->type;
-    shape.y_type = y_type;
-    shape.x_alignment = alignment_of((uintptr_t)x);
-    shape.y_alignment = alignment_of((uintptr_t)y);
-    shape.bias = linear->bias[y_type] != NULL;
-    shape.gelu = half && activation == ACTIVATION_GELU_TANH;
+    const struct shape shape = {.in = linear->in,
+                                .out = linear->out,
+                                .rows = rows,
+                                .type = linear->type,
+                                .y_type = y_type,
+                                .x_alignment = alignment_of((uintptr_t)x),
+                                .y_alignment = alignment_of((uintptr_t)y),
+                                .bias = linear->bias[y_type] != NULL,
+                                .gelu = half && activation == ACTIVATION_GELU_TANH};
     if (!describe(&product, &shape, linear->bias[y_type], error))
         return false;
     const struct choice *choice = choice_for(device, &product, &shape, error);
