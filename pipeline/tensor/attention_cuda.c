@@ -80,7 +80,7 @@ static cublasStatus_t describe(struct call *call, const struct product *p)
     return status ? status : layout(&call->c, p->n, p->m, p->c_stride, p->heads, p->c_head);
 }
 
-/* What the addresses of the matrices of all heads share. */
+/* All bits that the address of any head's matrix has. */
 static uintptr_t places(const float *data, int64_t head)
 {
     return (uintptr_t)data | (uintptr_t)head * sizeof *data;

@@ -319,6 +319,7 @@ static void check_random_group(struct tally *tally)
         struct device *device = open_device(ELEMENT_BF16, offload);
         struct device_buffer dx = device_from(normals(7 * 9, 1, 1)), dy = device_make(7 * 5 * 4, 0);
         struct error error = {};
+        CUDA_FINISH();
         weight_groups_cuda_begin(device);
         struct linear *linear = make_linear(device, 9, 5, false, NULL, NULL, 3);
         const bool ok = weight_groups_cuda_end(device, &error) &&
