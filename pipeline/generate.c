@@ -286,6 +286,19 @@ static bool check_resume(struct generation *g, struct error *error)
                      state->path, state->history_count, s->sampler, count);
 }
 
+/* For the files: the settings, and the device, which the bits depend on. */
+static void describe(struct generation *g)
+{
+    const struct runtime_desc *runtime = &g->runtime.desc;
+    char device[16];
+    int length = generate_settings_describe(g->settings, model_name(g->model), g->comment,
+                                            sizeof g->comment);
+    runtime_kind_describe(runtime, device, sizeof device);
+    if (length >= 0 && (size_t)length < sizeof g->comment)
+        snprintf(g->comment + length, sizeof g->comment - (size_t)length, "; device %s, %s", device,
+                 runtime_precision_name(runtime->precision));
+}
+
 static bool prepare(struct generation *g, struct error *error)
 {
     const struct generate_settings *s = g->settings;
@@ -296,9 +309,10 @@ static bool prepare(struct generation *g, struct error *error)
     g->shape[3] = s->width / MODEL_VAE_STRIDE;
     g->elements = g->shape[0] * g->shape[1] * g->shape[2] * g->shape[3];
     g->report->first_step = s->resume ? s->resume->step : 0;
-    generate_settings_describe(s, model_name(g->model), g->comment, sizeof g->comment);
-    return open_runtime(g, &s->runtime, error) && plan_memory(g, error) &&
-           check_outputs(g, error) && check_resume(g, error) && announce(g, error);
+    if (!open_runtime(g, &s->runtime, error) || !plan_memory(g, error))
+        return false;
+    describe(g);
+    return check_outputs(g, error) && check_resume(g, error) && announce(g, error);
 }
 
 /* ---- noise and denoising --------------------------------------------------------------------- */

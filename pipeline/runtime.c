@@ -145,7 +145,7 @@ static bool open_cuda(struct runtime *r, struct error *error)
     r->desc.kind = RUNTIME_CUDA;
     if (!ops_cuda())
         return error_set(error, "this program was built without CUDA or cuDNN; build it where both "
-                                "are found, or take the CPU");
+                                "are found, or take --device cpu");
     return open_on(r, ops_cuda(), error);
 }
 

@@ -273,6 +273,7 @@ class Generate(Case):
         self.assertEqual(header["latents"]["shape"], [16, 2, 8, 8])
         self.assertEqual(header["__metadata__"]["prompt"], "a red ball")
         self.assertIn("seed 1", header["__metadata__"]["settings"])
+        self.assertTrue(header["__metadata__"]["settings"].endswith("; device cpu, float32"))
         out, _ = self.succeed("decode", "kept.safetensors", "-m", MODEL, "-o", "b-%d.png", "-t",
                               "1", "--json")
         found = json.loads(out)
