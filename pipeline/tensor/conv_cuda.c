@@ -15,7 +15,7 @@
  *       4x180x320 3.23 ms (284 TFLOP/s), 192 on 6x360x640 6.18 ms (297), 96 on 6x720x1280
  *       13.04 ms (141); bias and residual are 0.1, 0.8 and 1.1 ms of those. All three were engine
  *       67 everywhere
- *   v2  the heuristics' first: not timed
+ *   v2  the heuristics' first: 217.7 ms, of that convolutions 203.7
  */
 #include "conv_cuda.h"
 
