@@ -250,6 +250,18 @@ static void norm_rope_is_its_definition(void **state)
     check_norm_rope(false);
 }
 
+/* Rows of one head, without gaps, that are not rotated. */
+static struct ops_norm_rope one_head(float *x, const float *weight, int64_t rows, int32_t features)
+{
+    return (struct ops_norm_rope){.x = x,
+                                  .stride = features,
+                                  .rows = rows,
+                                  .heads = 1,
+                                  .head_dim = features,
+                                  .eps = 1e-6f,
+                                  .weight = weight};
+}
+
 /* The lowest place, and of it the lowest row, whichever operation came first. */
 static void watched_names_place_and_row(void **state)
 {
@@ -259,13 +271,7 @@ static void watched_names_place_and_row(void **state)
     int32_t place;
     int64_t row;
     const struct ops_residual stream = {.x = x, .rows = ROWS, .features = FEATURES};
-    const struct ops_norm_rope keys = {.x = x,
-                                       .stride = FEATURES,
-                                       .rows = ROWS,
-                                       .heads = 1,
-                                       .head_dim = FEATURES,
-                                       .eps = 1e-6f,
-                                       .weight = weight};
+    const struct ops_norm_rope keys = one_head(x, weight, ROWS, FEATURES);
     ops_cpu.watch(device, 3);
     ops_cpu.residual(device, &stream);
     ops_cpu.norm_rope(device, &keys);
@@ -298,13 +304,7 @@ static void what_a_norm_weight_breaks_is_seen(void **state)
     int32_t place;
     int64_t row;
     weight[9] = NAN;
-    const struct ops_norm_rope keys = {.x = x,
-                                       .stride = FEATURES,
-                                       .rows = ROWS,
-                                       .heads = 1,
-                                       .head_dim = FEATURES,
-                                       .eps = 1e-6f,
-                                       .weight = weight};
+    const struct ops_norm_rope keys = one_head(x, weight, ROWS, FEATURES);
     ops_cpu.watch(device, 1);
     ops_cpu.norm_rope(device, &keys);
     assert_true(ops_cpu.watched(device, &place, &row));
