@@ -30,6 +30,9 @@
  *   5  a fixed base, beside 1 in one run: 597   629   589 -> 752   718   667 with a base handed in;
  *      with that of the first step 710   692   626 in another
  *   6  the logarithm of whole blocks shifts the base: beside 5   700   676   614 -> 724   687   629
+ *   7  kept means by predicates, seven an instruction; no weights loaded but for short blocks: 24 x
+ *      118,784 with means at 75 and 90 % 66.6 -> 65.6, 30.7 -> 29.2 ms, 12 x 32,760 at 90 % 1.21 ->
+ *      1.20; what means cost, by fastest tenths taking turns, 5.4 -> 3.1 and 12.2 -> 11.4 %
  * Beside others in one process (tests/bench/compare_gpu.py): 12 x 32,760 dense 768,
  * FlashAttention-4 707, cuDNN 564; 24 x 118,784 dense 706, 645, 614; 90 % 703, 667; with key blocks
  * of 64 709, 569.
@@ -38,13 +41,16 @@
  * Tried without gain: three stages (-2 to -5 %); passing the turn before or behind the products
  * with values, and no turns at all (+-2 %; at head dim 64 turns gain 3 %); waiting for values
  * between the two products (serialised: C7520); no overlap within a warpgroup (-6 %); a last step
- * of 64 means (no registers left: C7511); a thread of its own that finds out what items are and
- * hands them over in shared memory, with 224 registers for the consumers (-5 to -7 %, and without
- * turns -5 to -9 %; at head dim 64 -12 %).
+ * of 64 means within the loop (no registers left: C7511), or behind it (as much as it saves); warps
+ * that gather the means of skipped blocks alone (a step of them took as long as three); a thread of
+ * its own that finds out what items are and hands them over in shared memory, with 224 registers
+ * for the consumers (-5 to -7 %, and without turns -5 to -9 %; at head dim 64 -12 %).
  */
 #include "attend_epilogue.cuh"
 #include "attend_item.cuh"
 #include "hopper.cuh"
+#include "softmax_sm90.cuh"
+#include "tensor_map.cuh"
 
 #include <math.h>
 
@@ -53,8 +59,6 @@ namespace
 
 enum {
     ROWS = CUDA_QUERY_BLOCK, /* of an item */
-    KEYS = 128,              /* of a step */
-    SLOT = 64,               /* keys that lie side by side in memory */
     PANEL = 64,              /* elements of a row under one 128-byte swizzle */
     PANEL_BYTES = KEYS * PANEL * 2,
     SLOT_BYTES = SLOT * PANEL * 2,
@@ -66,9 +70,6 @@ enum {
     TURN = 1 /* and 2, named barriers: a consumer's turn to issue products */
 };
 
-/* A row's base moves when a logit rises so far above it, in powers of 2: to follow the maximum
- * closely would only cost rescaling. */
-constexpr float LAZY = 8;
 /* Sums above it send an item to the second kernel. Far below what floats hold: the weighted values
  * must stay in range too. */
 constexpr float LARGEST_SUM = 0x1p64f;
@@ -84,7 +85,7 @@ struct arguments {
     CUtensorMap q, k, v, low_k, low_v, probe_q;
     struct attend_args args;
     int32_t mean_steps; /* of an item that skips something */
-    float to_sums;      /* what turns base-2 logits into products of q and k */
+    struct cut_block cut[2];
     struct again again;
     bool second; /* this is it */
 };
@@ -266,12 +267,6 @@ template <int D> DEVICE void produce(storage<D> &s, const arguments &a, int lane
 
 /* ---- consumers ----------------------------------------------------------------------------- */
 
-/*
- * Layout of a warp's m64nN sums: thread t of the warp holds rows t / 4 and t / 4 + 8 of its 16, and
- * of every 8 columns two, from t % 4 * 2 on: sums[4 * g + 2 * h + i] is row h, column
- * 8 * g + .. + i.
- */
-
 template <int D, typename T>
 DEVICE void multiply_keys(float (&sums)[64], const uint32_t (&q)[D / 4], const uint8_t *keys)
 {
@@ -288,135 +283,6 @@ DEVICE void multiply_values(float (&o)[D / 2], const uint32_t (&p)[32], const ui
 #pragma unroll
     for (int i = 0; i < KEYS / 16; i++)
         wgmma<T, true>(o, p + 4 * i, v + i * 2048 / 16, 1);
-}
-
-/* Takes out the keys that do not count. */
-DEVICE void mask_keys(float (&sums)[64], int valid)
-{
-    int column = threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int i = 0; i < 64; i++) {
-        int slot = i / 32, count = slot ? valid >> 8 : valid & 255;
-        if (i / 4 * 8 % SLOT + column + (i & 1) >= count)
-            sums[i] = -INFINITY;
-    }
-}
-
-/* A step of means all of which stand for as many keys, key_block. Others have a short block among
- * them, or places behind the last. */
-DEVICE bool means_are_alike(const shape_cuda &shape, int means)
-{
-    int begin = means * KEYS, end = begin + KEYS, last = shape.video_key_blocks - 1;
-    return end < shape.key_blocks && (last < begin || last >= end);
-}
-
-/* Takes out the means of kept blocks. words: the step's kept bits. */
-DEVICE void mask_means(float (&sums)[64], uint4 words)
-{
-    int column = threadIdx.x % 4 * 2;
-    uint32_t word[4] = {words.x >> column, words.y >> column, words.z >> column, words.w >> column};
-#pragma unroll
-    for (int g = 0; g < 16; g++) {
-        bool low = word[g / 4] >> g % 4 * 8 & 1, high = word[g / 4] >> g % 4 * 8 & 2;
-        sums[4 * g] = low ? -INFINITY : sums[4 * g];
-        sums[4 * g + 1] = high ? -INFINITY : sums[4 * g + 1];
-        sums[4 * g + 2] = low ? -INFINITY : sums[4 * g + 2];
-        sums[4 * g + 3] = high ? -INFINITY : sums[4 * g + 3];
-    }
-}
-
-/* A mean counts as many times as its block has keys. */
-DEVICE void weigh_means(float (&sums)[64], const arguments &a, int means)
-{
-    const float *bias = a.args.attend.bias + means * KEYS + threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int g = 0; g < 16; g++) {
-        float2 weight = __ldg((const float2 *)(bias + g * 8));
-        sums[4 * g] += weight.x * a.to_sums, sums[4 * g + 1] += weight.y * a.to_sums;
-        sums[4 * g + 2] += weight.x * a.to_sums, sums[4 * g + 3] += weight.y * a.to_sums;
-    }
-}
-
-/* Of a thread's two rows. */
-struct softmax_rows {
-    float base[2];   /* taken off base-2 logits; -INFINITY: nothing has counted yet */
-    float sum[2];    /* of the thread's own columns */
-    float shrink[2]; /* of what was gathered, where the base has moved */
-    bool moved;
-};
-
-/* Largest base-2 logits of the rows, each by its four lanes. */
-DEVICE void find_largest(const float (&sums)[64], float scale, float lift, float (&top)[2])
-{
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float even = fmaxf(sums[2 * h], sums[2 * h + 1]);
-        float odd = fmaxf(sums[2 * h + 4], sums[2 * h + 5]);
-#pragma unroll
-        for (int g = 2; g < 16; g += 2) {
-            even = fmaxf(even, fmaxf(sums[4 * g + 2 * h], sums[4 * g + 2 * h + 1]));
-            odd = fmaxf(odd, fmaxf(sums[4 * g + 2 * h + 4], sums[4 * g + 2 * h + 5]));
-        }
-        top[h] = fmaxf(even, odd);
-    }
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 1));
-        top[h] = fmaf(fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 2)), scale, lift);
-    }
-}
-
-/* All rows of a warp move together: the branch stays uniform. */
-DEVICE void move_base(softmax_rows &rows, const float (&top)[2])
-{
-    rows.moved = __any_sync(~0u, top[0] - rows.base[0] > LAZY || top[1] - rows.base[1] > LAZY);
-    if (!rows.moved)
-        return;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float old = rows.base[h];
-        rows.base[h] = fmaxf(old, top[h]);
-        rows.shrink[h] = old == -INFINITY ? 0 : exp2_fast(old - rows.base[h]);
-        rows.sum[h] *= rows.shrink[h];
-    }
-}
-
-/* Logits to weights, in place: 2^(sums scale + lift - base). FOLLOW: the base follows the maximum,
- * else it is the first step's. */
-template <bool FOLLOW, bool FIRST>
-DEVICE void soften(float (&sums)[64], softmax_rows &rows, float scale, float lift)
-{
-    float top[2];
-    rows.moved = false;
-    if constexpr (FIRST) {
-        find_largest(sums, scale, lift, rows.base);
-    } else if constexpr (FOLLOW) {
-        find_largest(sums, scale, lift, top);
-        move_base(rows, top);
-    }
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float even = 0, odd = 0;
-        if (FIRST && !FOLLOW && rows.base[h] == -INFINITY)
-            rows.base[h] = 0;
-        float shift = lift - (FOLLOW && rows.base[h] == -INFINITY ? 0 : rows.base[h]);
-#pragma unroll
-        for (int g = 0; g < 16; g++) {
-            float &a = sums[4 * g + 2 * h], &b = sums[4 * g + 2 * h + 1];
-            a = exp2_fast(fmaf(a, scale, shift));
-            b = exp2_fast(fmaf(b, scale, shift));
-            even += a;
-            odd += b;
-        }
-        rows.sum[h] = FIRST ? even + odd : rows.sum[h] + (even + odd);
-    }
-}
-
-template <typename T> DEVICE void round_weights(const float (&sums)[64], uint32_t (&p)[32])
-{
-#pragma unroll
-    for (int i = 0; i < 32; i++)
-        p[i] = pack_pair<T>(sums[2 * i], sums[2 * i + 1]);
 }
 
 /* The warp's queries as products take them from registers. */
@@ -493,11 +359,12 @@ DEVICE void to_weights(const arguments &a, rows_state<D> &rows, const step_mask 
     float lift = 0;
     settle(rows.sums);
     if (mask.valid < 0) {
-        mask_means(rows.sums, mask.words);
-        if (means_are_alike(a.args.attend.shape, ~mask.valid))
-            lift = a.args.attend.shape.key_block == KEYS ? 7 : 6; /* its logarithm */
-        else
-            weigh_means(rows.sums, a, ~mask.valid);
+        int begin = ~mask.valid * KEYS;
+        mask_means(rows.sums, mask.words, a.args.attend.shape.key_blocks - begin);
+        lift = a.args.attend.shape.key_block == KEYS ? 7 : 6; /* its logarithm */
+        for (const cut_block &cut : a.cut)
+            if (cut.block / KEYS == ~mask.valid)
+                lift_cut_mean(rows.sums, cut, begin);
     } else if (mask.valid != ALL_VALID) {
         mask_keys(rows.sums, mask.valid);
     }
@@ -689,81 +556,61 @@ __global__ void __launch_bounds__(THREADS, 1) attend_kernel(const __grid_constan
 
 /* ---- launch -------------------------------------------------------------------------------- */
 
-struct encoder {
-    CUresult (*encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                       const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
-                       CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
-                       CUtensorMapFloatOOBfill);
-    CUtensorMapDataType type;
+/* What makes the tensor maps of a call, and what they have in common. */
+struct map_maker {
+    encode_tensor_map encode;
+    tensor_rows like;
     bool failed;
 };
 
-/* Boxes of rows x PANEL elements of [entries][heads][tokens][head_dim]. */
-CUtensorMap make_map(encoder &encoder, const rows_cuda &rows, int64_t head_dim, int64_t tokens,
-                     int64_t heads, int64_t entries, uint32_t box_rows)
+/* Boxes of box_rows x PANEL elements. */
+CUtensorMap make_map(map_maker &maker, const rows_cuda &rows, int64_t tokens, uint32_t box_rows)
 {
     CUtensorMap map = {};
-    cuuint64_t sizes[4] = {(cuuint64_t)head_dim, (cuuint64_t)tokens, (cuuint64_t)heads,
-                           (cuuint64_t)entries};
-    cuuint64_t strides[3] = {(cuuint64_t)rows.stride_token * 2, (cuuint64_t)rows.stride_head * 2,
-                             (cuuint64_t)rows.stride_entry * 2};
-    cuuint32_t box[4] = {PANEL, box_rows, 1, 1}, one[4] = {1, 1, 1, 1};
-    CUresult result =
-        encoder.encode(&map, encoder.type, 4, (void *)rows.data, sizes, strides, box, one,
-                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    encoder.failed |= result != CUDA_SUCCESS;
+    tensor_rows of = maker.like;
+    of.rows = rows;
+    of.tokens = tokens;
+    maker.failed |= !make_tensor_map(maker.encode, &map, &of, PANEL, box_rows);
     return map;
 }
 
 /* [entries][heads][rows][head_dim] without gaps. */
-CUtensorMap packed_map(encoder &encoder, const void *data, int64_t head_dim, int64_t rows,
-                       int64_t heads, int64_t entries)
+CUtensorMap packed_map(map_maker &maker, const void *data, int64_t rows)
 {
-    rows_cuda packed = {data, heads * rows * head_dim, rows * head_dim, head_dim};
-    return make_map(encoder, packed, head_dim, rows, heads, entries, KEYS);
-}
-
-/* The driver's function is looked up, so that nothing links the driver. */
-bool find_encode(encoder &encoder)
-{
-    cudaDriverEntryPointQueryResult found;
-    void **encode = (void **)&encoder.encode;
-    const char *name = "cuTensorMapEncodeTiled";
-#if CUDART_VERSION >= 12050
-    cudaError_t error =
-        cudaGetDriverEntryPointByVersion(name, encode, 12000, cudaEnableDefault, &found);
-#else
-    cudaError_t error = cudaGetDriverEntryPoint(name, encode, cudaEnableDefault, &found);
-#endif
-    return error == cudaSuccess && found == cudaDriverEntryPointSuccess;
+    int64_t heads = maker.like.heads, dim = maker.like.head_dim;
+    return make_map(maker, {data, heads * rows * dim, rows * dim, dim}, rows, KEYS);
 }
 
 bool fill_arguments(const attend_cuda &attend, arguments &a)
 {
     const shape_cuda &shape = attend.shape;
-    encoder encoder = {};
-    if (!find_encode(encoder))
-        return false;
-    encoder.type = attend.dtype == DRAFTATTN_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                                 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-    int64_t dim = shape.head_dim, tokens = shape.tokens, heads = shape.entry_heads;
-    int64_t entries = shape.heads / heads, mean_rows = cuda_mean_rows(&shape);
+    map_maker maker = {};
+    tensor_rows &like = maker.like;
+    int64_t tokens = shape.tokens, mean_rows = cuda_mean_rows(&shape);
     uint32_t key_rows = (uint32_t)shape.key_block;
+    maker.encode = find_encode_tensor_map();
+    like.type = attend.dtype == DRAFTATTN_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                              : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+    like.bytes = 2;
+    like.head_dim = shape.head_dim;
+    like.heads = shape.entry_heads;
+    like.entries = shape.heads / shape.entry_heads;
     a.args = attend_args_of(&attend);
     a.mean_steps = (int32_t)(mean_rows / KEYS);
-    a.to_sums = 1 / a.args.scale_log2;
-    a.q = make_map(encoder, attend.q, dim, tokens, heads, entries, ROWS);
-    a.k = make_map(encoder, attend.k, dim, tokens, heads, entries, key_rows);
-    a.v = make_map(encoder, attend.v, dim, tokens, heads, entries, key_rows);
+    a.cut[0] = cut_block_of(shape, a.args.scale_log2, shape.video_key_blocks - 1);
+    a.cut[1] = cut_block_of(shape, a.args.scale_log2, shape.key_blocks - 1);
+    if (a.cut[1].block == a.cut[0].block)
+        a.cut[1].block = INT32_MAX;
+    a.q = make_map(maker, attend.q, tokens, ROWS);
+    a.k = make_map(maker, attend.k, tokens, key_rows);
+    a.v = make_map(maker, attend.v, tokens, key_rows);
     if (attend.kept) {
-        a.low_k = packed_map(encoder, attend.low_k, dim, mean_rows, heads, entries);
-        a.low_v = packed_map(encoder, attend.low_v, dim, mean_rows, heads, entries);
+        a.low_k = packed_map(maker, attend.low_k, mean_rows);
+        a.low_v = packed_map(maker, attend.low_v, mean_rows);
     }
     if (attend.exact)
-        a.probe_q = packed_map(encoder, attend.probe_q, dim,
-                               (int64_t)cuda_probe_tiles(&shape) * ROWS, heads, entries);
-    return !encoder.failed;
+        a.probe_q = packed_map(maker, attend.probe_q, (int64_t)cuda_probe_tiles(&shape) * ROWS);
+    return !maker.failed;
 }
 
 /* Lays the second kernel's queue out over the scratch and empties it. */

@@ -18,6 +18,8 @@
  * The order of elements within a product is free, and so is that of columns within a pair: a thread
  * takes two neighbours as its elements t and t + 4, and gets four columns side by side to store.
  *
+ * On compute capability 9.0 the work is draft_map_sm90.cu's.
+ *
  * Bound by mma: at 24 x 928 x 928 x 128, 3 x 5.3 GFLOP; and near to it by the second-level cache,
  * from which every CTA takes the keys of its head, 330 MB.
  *
@@ -26,7 +28,7 @@
  *       0.026
  *   v2  as above: 0.212 ms; with spread 0.383, 12 x 256 x 256 0.021, 24 x 928 x 1856 x 128 0.421
  */
-#include "attend_item.cuh"
+#include "draft_map.cuh"
 
 #include <cuda_pipeline.h>
 
@@ -38,7 +40,7 @@ enum {
     THREADS = WARPS * 32,
     TILE_ROWS = 32,
     ROWS = TILE_ROWS / 8, /* of a thread, 8 apart */
-    PAIR_COLUMNS = 16,
+    PAIR_COLUMNS = MAP_EVEN,
     PAIRS = 4, /* of a warp */
     MOST_COLUMNS = WARPS * PAIRS * PAIR_COLUMNS,
     DEPTH = 8,  /* of an mma; in shared memory, so many elements of a row lie side by side */
@@ -46,21 +48,6 @@ enum {
     GAP = 2,    /* rows left free after each DEPTH elements of all rows, for the banks' sake */
     MANY_STAGES = 6,
     FEW_STAGES = 3
-};
-
-struct map_args {
-    const float *mean_q, *mean_k, *spread_k;
-    float *map;
-    int32_t rows, columns, row_tiles;
-    int32_t width, segments;   /* columns of a segment, a multiple of PAIR_COLUMNS */
-    float scale, scale_log2;   /* the latter of base-2 logits, as are the next */
-    float log_block, log_last; /* log n of a key block, and of the last one */
-    bool vectors;              /* four columns of the map lie on 16 bytes */
-};
-
-/* A row of logits, or a part of it. */
-struct softmax_part {
-    float largest, sum; /* of 2^(logit - largest); nothing yet: -FLT_MAX, 0 */
 };
 
 /* What a CTA works on. */
@@ -146,14 +133,6 @@ DEVICE void fetch_keys(const struct map_args &args, struct shared_room<HEAD_DIM>
         __pipeline_memcpy_async(to + place(0, i, 0), from + row * HEAD_DIM, 16, there ? 0 : 16);
     }
     __pipeline_commit();
-}
-
-/* value = big + small to its last bit or the one before: big is the nearest of 11 bits, of small
- * the tensor cores drop what is beyond its first 11. */
-DEVICE void split(float value, uint32_t *big, uint32_t *small)
-{
-    *big = (__float_as_uint(value) + 0x1000) & 0xffffe000;
-    *small = __float_as_uint(value - __uint_as_float(*big));
 }
 
 DEVICE void multiply_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
@@ -246,30 +225,6 @@ DEVICE void products(const struct map_args &args, struct shared_room<HEAD_DIM> &
 
 /* ---- the map -------------------------------------------------------------------------------- */
 
-/* Four columns, of which `there` exist. */
-DEVICE float4 load_four(const struct map_args &args, const float *from, int32_t there)
-{
-    if (args.vectors)
-        return *(const float4 *)from;
-    return make_float4(from[0], there > 1 ? from[1] : 0, there > 2 ? from[2] : 0,
-                       there > 3 ? from[3] : 0);
-}
-
-DEVICE void store_four(const struct map_args &args, float *to, int32_t there, float4 value)
-{
-    if (args.vectors) {
-        *(float4 *)to = value;
-        return;
-    }
-    to[0] = value.x;
-    if (there > 1)
-        to[1] = value.y;
-    if (there > 2)
-        to[2] = value.z;
-    if (there > 3)
-        to[3] = value.w;
-}
-
 /* Calls four(row, pair, to, there) for each four columns that this thread has of a segment. */
 template <typename Four>
 DEVICE void each_four(const struct map_args &args, const struct rows_of_map &rows, int32_t segment,
@@ -358,12 +313,6 @@ DEVICE struct softmax_part powers(sums &sum, int row)
     }
     part.sum = four_sum(part.sum);
     return part;
-}
-
-DEVICE struct softmax_part joined(struct softmax_part a, struct softmax_part b)
-{
-    const float top = fmaxf(a.largest, b.largest);
-    return {top, a.sum * exp2f(a.largest - top) + b.sum * exp2f(b.largest - top)};
 }
 
 /* Of all warps. */
@@ -520,17 +469,6 @@ static cudaError_t launch(const struct map_args *args, int64_t tiles, int most_b
     return error != cudaSuccess ? error : cudaGetLastError();
 }
 
-/* Segments as wide as the stages' room allows, as even as can be. */
-static void set_segments(struct map_args *args, int32_t room)
-{
-    const int32_t fit = room / (FEW_STAGES * SLICE * (int32_t)sizeof(float)) - GAP;
-    const int32_t most = min(fit / PAIR_COLUMNS * PAIR_COLUMNS, (int32_t)MOST_COLUMNS);
-    const int32_t segments = (args->columns - 1) / most + 1;
-
-    args->width = cuda_round_up((args->columns - 1) / segments + 1, PAIR_COLUMNS);
-    args->segments = (args->columns - 1) / args->width + 1;
-}
-
 static struct map_args args_of(const struct shape_cuda *shape)
 {
     const int32_t columns = shape->video_key_blocks;
@@ -539,7 +477,6 @@ static struct map_args args_of(const struct shape_cuda *shape)
 
     args.rows = shape->video_query_blocks;
     args.columns = columns;
-    args.row_tiles = (args.rows + TILE_ROWS - 1) / TILE_ROWS;
     args.scale = shape->scale;
     args.scale_log2 = (float)((double)shape->scale * M_LOG2E);
     args.log_block = log2f((float)shape->key_block);
@@ -547,23 +484,56 @@ static struct map_args args_of(const struct shape_cuda *shape)
     return args;
 }
 
+/* On a device whose blocks may have most_bytes of shared memory: segments as wide as the stages'
+ * room allows. */
+static cudaError_t draft_map_mma(struct map_args *args, int32_t heads, int32_t head_dim,
+                                 int most_bytes, cudaStream_t stream)
+{
+    args->row_tiles = (args->rows + TILE_ROWS - 1) / TILE_ROWS;
+    const int64_t tiles = (int64_t)heads * args->row_tiles;
+    const int32_t room = most_bytes - room_bytes(head_dim);
+    const int32_t fit = room / (FEW_STAGES * SLICE * (int32_t)sizeof(float)) - GAP;
+
+    if (tiles > INT32_MAX)
+        return cudaErrorInvalidValue;
+    set_segments(args, min(fit / PAIR_COLUMNS * PAIR_COLUMNS, (int32_t)MOST_COLUMNS));
+    const bool many = MANY_STAGES * stage_bytes(args->width) <= room;
+    if (head_dim == 64)
+        return many ? launch<64, MANY_STAGES>(args, tiles, most_bytes, stream)
+                    : launch<64, FEW_STAGES>(args, tiles, most_bytes, stream);
+    return many ? launch<128, MANY_STAGES>(args, tiles, most_bytes, stream)
+                : launch<128, FEW_STAGES>(args, tiles, most_bytes, stream);
+}
+
+/* Of the current device: compute capability * 10 and shared memory that a block may have. */
+static cudaError_t find_device(int *capability, int *most_bytes)
+{
+    int device = 0, major = 0, minor = 0;
+    cudaError_t error = cudaGetDevice(&device);
+
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    *capability = major * 10 + minor;
+    return error;
+}
+
 extern "C" cudaError_t cuda_draft_map(const struct shape_cuda *shape, const float *mean_q,
                                       const float *mean_k, const float *spread_k, float *map,
                                       cudaStream_t stream)
 {
     struct map_args args = args_of(shape);
-    const int64_t tiles = (int64_t)shape->heads * args.row_tiles;
-    int device = 0, most_bytes = 0;
+    int capability = 0, most_bytes = 0;
 
-    if (tiles == 0 || args.columns == 0)
+    if (shape->heads == 0 || args.rows == 0 || args.columns == 0)
         return cudaSuccess;
-    if (tiles > INT32_MAX || (shape->head_dim != 64 && shape->head_dim != 128) ||
+    if ((shape->head_dim != 64 && shape->head_dim != 128) ||
         ((uintptr_t)mean_q | (uintptr_t)mean_k | (uintptr_t)spread_k) % sizeof(float4) != 0)
         return cudaErrorInvalidValue;
-    cudaError_t error = cudaGetDevice(&device);
-    if (error == cudaSuccess)
-        error =
-            cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    cudaError_t error = find_device(&capability, &most_bytes);
     if (error != cudaSuccess)
         return error;
     args.mean_q = mean_q;
@@ -571,12 +541,9 @@ extern "C" cudaError_t cuda_draft_map(const struct shape_cuda *shape, const floa
     args.spread_k = spread_k;
     args.map = map;
     args.vectors = args.columns % 4 == 0 && (uintptr_t)map % sizeof(float4) == 0;
-    const int32_t room = most_bytes - room_bytes(shape->head_dim);
-    set_segments(&args, room);
-    const bool many = MANY_STAGES * stage_bytes(args.width) <= room;
-    if (shape->head_dim == 64)
-        return many ? launch<64, MANY_STAGES>(&args, tiles, most_bytes, stream)
-                    : launch<64, FEW_STAGES>(&args, tiles, most_bytes, stream);
-    return many ? launch<128, MANY_STAGES>(&args, tiles, most_bytes, stream)
-                : launch<128, FEW_STAGES>(&args, tiles, most_bytes, stream);
+#if defined(DRAFTATTN_CUDA_SM90)
+    if (capability == 90)
+        return draft_map_sm90(&args, shape->heads, shape->head_dim, stream);
+#endif
+    return draft_map_mma(&args, shape->heads, shape->head_dim, most_bytes, stream);
 }

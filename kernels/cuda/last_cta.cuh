@@ -12,13 +12,13 @@
 static inline __device__ bool is_last_cta(uint32_t *done, uint32_t all)
 {
     __shared__ bool last;
-    __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0)
+    if (threadIdx.x == 0) {
+        __threadfence(); /* also of what the others wrote in front of the barrier */
         last = atomicAdd(done, 1u) == all - 1;
-    __syncthreads();
-    if (last)
         __threadfence();
+    }
+    __syncthreads();
     return last;
 }
 

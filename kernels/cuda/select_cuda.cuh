@@ -19,13 +19,15 @@ enum {
     LAST_PASS = 2,
     BIN_SHIFT = 17, /* 64 bins of take_rows an octave */
     COUNT_ROWS = 2, /* rows a warp reads once more in turn: fewer histograms to flush */
-    LOADS = 8       /* scores a lane has under way then */
+    LOADS = 16      /* scores a lane has under way then */
 };
 
 static const uint32_t ALL_LANES = 0xffffffffu;
 /* Keys of 2^-31 and 2: bins of take_rows, BINS in all, lie between them. */
 static const uint32_t BINS_BEGIN = 0xb0000000u, BINS_END = BINS_BEGIN + (BINS << BIN_SHIFT);
-static const uint32_t KEYS_END = 0xff800001u; /* no score is above infinity */
+static const uint32_t KEY_OF_0 = 0x80000000u; /* those of scores below 0 are below it */
+/* Keys of scores: from minus infinity on, infinity is the last. */
+static const uint32_t KEYS_BEGIN = 0x007fffffu, KEYS_END = 0xff800001u;
 
 /* What is known of the cut of a head. */
 struct head_cut {
@@ -46,7 +48,8 @@ struct select_work {
     int64_t rows, columns;         /* of the video */
     int64_t share, rest;           /* without spread: of every head */
     int32_t words;                 /* of a row of kept bits */
-    int32_t turns;                 /* rows of a group of warps of take_rows */
+    int32_t rows_per_cta;          /* of take_rows */
+    bool aligned;                  /* rows of the map begin at multiples of 16 bytes */
     bool cuts;                     /* rows leave something that may be taken */
     unsigned long long *histogram; /* [heads][BINS] */
     struct head_cut *cut;          /* [heads] */
@@ -101,15 +104,20 @@ static inline __device__ struct place place_of(int64_t rows, uint32_t rows_per_c
 static inline __device__ uint32_t score_key(float score)
 {
     const uint32_t bits = __float_as_uint(score + 0.0f);
-    return bits ^ ((uint32_t)((int32_t)bits >> 31) | 0x80000000u);
+    return bits ^ ((uint32_t)((int32_t)bits >> 31) | KEY_OF_0);
+}
+
+/* The other way round; NaN from KEYS_END on. */
+static inline __device__ float key_score(uint32_t key)
+{
+    return __uint_as_float(key & KEY_OF_0 ? key ^ KEY_OF_0 : ~key);
 }
 
 /* Bits [begin, end) of a row, as far as they lie in this word. */
-static inline __device__ uint32_t span_bits(int64_t begin, int64_t end, int64_t word)
+static inline __device__ uint32_t span_bits(int32_t begin, int32_t end, int32_t word)
 {
-    uint64_t one = 1, from = (uint64_t)clip(begin - 32 * word, 0, 32),
-             to = (uint64_t)clip(end - 32 * word, 0, 32);
-    return (uint32_t)((one << to) - 1) & ~(uint32_t)((one << from) - 1);
+    const int32_t from = min(max(begin - 32 * word, 0), 32), to = min(max(end - 32 * word, 0), 32);
+    return __funnelshift_rc(ALL_LANES, 0, 32 - to) & ~__funnelshift_rc(ALL_LANES, 0, 32 - from);
 }
 
 static inline __device__ uint32_t lower_lanes(void)
@@ -185,7 +193,8 @@ static inline __device__ struct bin_cut find_bin(const T *bins, int64_t wanted)
 
 /* ---- rows anew ------------------------------------------------------------------------------- */
 
-/* Keys of LOADS words of a row from column on; 0 beyond its end. */
+/* Keys of LOADS words of a row from column on; 0 beyond its end, where the last score is loaded: a
+ * load that may not be would have a predicate, and there are seven. */
 static inline __device__ void load_keys(const float *row, int64_t columns, int64_t column,
                                         uint32_t *key)
 {
@@ -193,7 +202,10 @@ static inline __device__ void load_keys(const float *row, int64_t columns, int64
     const int32_t end = (int32_t)(columns - column);
 #pragma unroll
     for (int32_t i = 0; i < LOADS; i++)
-        key[i] = 32 * i < end ? score_key(__ldg(score + 32 * i)) : 0;
+        key[i] = __float_as_uint(__ldg(score + min(32 * i, end - 1)));
+#pragma unroll
+    for (int32_t i = 0; i < LOADS; i++)
+        key[i] = 32 * i < end ? score_key(__uint_as_float(key[i])) : 0;
 }
 
 /* The word of this lane, of those LOADS from column on. */

@@ -14,42 +14,79 @@
  */
 #include "select_cuda.cuh"
 
-enum { SLOW_THREADS = 1024, SLOW_WARPS = SLOW_THREADS / 32 };
+enum {
+    SLOW_THREADS = 1024,
+    SLOW_WARPS = SLOW_THREADS / 32,
+    REST_ROWS = 64,  /* of a CTA of take_rest: bits of a mask */
+    NOTES = BINS / 2 /* entries that it notes: as many as its bins have room for */
+};
 
-/* A list that is too long is left as it is, so that the count does not come round. */
+/* What a CTA has to list, in shared memory. */
+struct notes {
+    unsigned long long *entry; /* [NOTES] */
+    uint32_t *count;
+};
+
+/* What there is no room for in the notes goes to the list at once. A list that is too long is left
+ * as it is. */
 static __device__ void list_entry(const struct select_work *work, int64_t head, uint32_t key,
-                                  int64_t place)
+                                  int64_t place, const struct notes *notes)
 {
-    uint32_t *listed = &work->cut[head].listed;
+    const unsigned long long entry = (unsigned long long)key << 32 | (UINT32_MAX - (uint32_t)place);
+    uint32_t *listed = &work->cut[head].listed, at = atomicAdd(notes->count, 1u);
+    if (at < NOTES) {
+        notes->entry[at] = entry;
+        return;
+    }
     if (*(volatile uint32_t *)listed > work->room)
         return;
-    const uint32_t at = atomicAdd(listed, 1u);
+    at = atomicAdd(listed, 1u);
     if (at < work->room)
-        work->list[head * (int64_t)work->room + at] =
-            (unsigned long long)key << 32 | (UINT32_MAX - (uint32_t)place);
+        work->list[head * (int64_t)work->room + at] = entry;
+}
+
+/* Notes go to the head's list, by all threads. */
+static __device__ void list_notes(const struct select_work *work, int64_t head,
+                                  const struct notes *notes)
+{
+    __shared__ uint32_t begin;
+    __syncthreads();
+    const uint32_t count = min(*notes->count, (uint32_t)NOTES);
+    if (count == 0)
+        return;
+    if (threadIdx.x == 0)
+        begin = atomicAdd(&work->cut[head].listed, count);
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < count && begin + i < work->room; i += THREADS)
+        work->list[head * (int64_t)work->room + begin + i] = notes->entry[i];
 }
 
 /* Takes what a row left from high on and lists what is in [low, high). */
 static __device__ void rest_of_row(const struct select_work *work, int64_t head, int64_t row,
-                                   uint32_t low, uint32_t high)
+                                   uint32_t low, uint32_t high, const struct notes *notes)
 {
     const int32_t lane = threadIdx.x % 32;
+    const float *score = map_row(work, head, row);
     uint32_t *kept = kept_row(work, head, row);
     for (int64_t column = 0; column < work->columns; column += 32 * LOADS) {
         const uint32_t taken = load_kept(work, kept, column);
-        uint32_t key[LOADS], mine = taken;
-        load_keys(map_row(work, head, row), work->columns, column + lane, key);
+        uint32_t key[LOADS], mine = taken, near = 0; /* near: bit i for key i */
+        load_keys(score, work->columns, column + lane, key);
 #pragma unroll
         for (int32_t i = 0; i < LOADS; i++) {
             const uint32_t word = __shfl_sync(ALL_LANES, taken, i);
             const bool free = key[i] >= low && !(word >> lane & 1);
             const uint32_t above = __ballot_sync(ALL_LANES, free && key[i] >= high);
             mine |= lane == i ? above : 0;
-            if (free && key[i] < high)
-                list_entry(work, head, key[i], row * work->columns + column + 32 * i + lane);
+            near |= free && key[i] < high ? 1u << i : 0;
         }
         if (mine != taken)
             kept[column / 32 + lane] = mine;
+        for (; near != 0; near &= near - 1) {
+            const int64_t at = column + 32 * (__ffs((int32_t)near) - 1) + lane;
+            list_entry(work, head, score_key(__ldg(score + at)), row * work->columns + at, notes);
+        }
+        __syncwarp();
     }
 }
 
@@ -90,23 +127,40 @@ static __device__ void settle(const struct select_work *work, int64_t head, uint
     }
 }
 
-/* A warp a row, COUNT_ROWS in turn. */
+/* Rows of a CTA that left something from low on, from row first on. The same in all warps. */
+static __device__ uint64_t open_rows(const struct select_work *work, int64_t head, int64_t first,
+                                     uint32_t low)
+{
+    const int64_t row = first + threadIdx.x % 32;
+    const uint32_t *bound = work->bound + head * work->rows;
+    const uint32_t upper = row < work->rows ? __ldg(bound + row) : 0;
+    const uint32_t lower = row + 32 < work->rows ? __ldg(bound + row + 32) : 0;
+    return (uint64_t)__ballot_sync(ALL_LANES, lower >= low) << 32 |
+           __ballot_sync(ALL_LANES, upper >= low);
+}
+
+/* Warps take those rows in turn. */
 static __global__ void __launch_bounds__(THREADS) take_rest(const struct select_work work)
 {
-    __shared__ uint32_t bins[BINS];
-    const struct place place = place_of(work.rows, WARPS * COUNT_ROWS, threadIdx.x / 32);
+    __shared__ unsigned long long room[NOTES];
+    __shared__ uint32_t noted;
+    uint32_t *bins = (uint32_t *)room;
+    const struct notes notes = {room, &noted};
+    const struct place place = place_of(work.rows, REST_ROWS, 0);
     const int64_t head = place.head;
     struct head_cut *cut = work.cut + head;
     const uint32_t low = cut->low, high = cut->high;
+    uint64_t open = open_rows(&work, head, place.row, low);
     if (cut->missing == 0)
         return;
-    for (int32_t turn = 0; turn < COUNT_ROWS; turn++) {
-        const int64_t row = place.row + turn * WARPS;
-        if (row < work.rows && work.bound[head * work.rows + row] >= low)
-            rest_of_row(&work, head, row, low, high);
-    }
-    const uint32_t chunk = WARPS * COUNT_ROWS;
-    if (!is_last_cta(&cut->done[1], ((uint32_t)work.rows + chunk - 1) / chunk))
+    if (threadIdx.x == 0)
+        noted = 0;
+    __syncthreads();
+    for (uint32_t i = 0; open != 0; i++, open &= open - 1)
+        if (i % WARPS == threadIdx.x / 32)
+            rest_of_row(&work, head, place.row + __ffsll((long long)open) - 1, low, high, &notes);
+    list_notes(&work, head, &notes);
+    if (!is_last_cta(&cut->done[1], ((uint32_t)work.rows + REST_ROWS - 1) / REST_ROWS))
         return;
     const uint32_t listed = *(volatile uint32_t *)&cut->listed;
     if (listed > work.room)
@@ -214,7 +268,7 @@ static __global__ void __launch_bounds__(SLOW_THREADS) take_slow(const struct se
 void select_rest(const struct select_work *work, cudaStream_t stream)
 {
     const unsigned heads = (unsigned)work->select.shape.heads;
-    const unsigned grid = grid_of(work, work->rows, WARPS * COUNT_ROWS);
+    const unsigned grid = grid_of(work, work->rows, REST_ROWS);
     take_rest<<<grid, THREADS, 0, stream>>>(*work);
     take_slow<<<heads, SLOW_THREADS, 0, stream>>>(*work);
 }

@@ -668,6 +668,35 @@ static void check_all(struct tally *tally, int32_t capability)
     }
 }
 
+/* Means of more than one step, the last of them short or not, with short key blocks in it. */
+static void check_long(struct tally *tally, int32_t capability)
+{
+    static const int32_t shapes[][3] = {/* video, text, key_block */
+                                        {8200, 0, 64},
+                                        {8190, 77, 64},
+                                        {12288, 0, 64},
+                                        {12300, 1, 64},
+                                        {16400, 130, 128}};
+    uint64_t number = 1000;
+
+    for (const auto &shape : shapes) {
+        for (int round = 0; round < 2; round++) {
+            struct options options = {};
+            options.video = shape[0];
+            options.text = shape[1];
+            options.key_block = shape[2];
+            options.dtype = ++number % 3 ? DRAFTATTN_BF16 : DRAFTATTN_F16;
+            options.head_dim = round ? 64 : 128;
+            options = draw(number, options);
+            options.batch = options.heads = 1;
+            options.probes = std::min(options.probes, 1);
+            options.deviation = 1;
+            options.listed = options.means = true;
+            check_case(tally, options, capability);
+        }
+    }
+}
+
 /* --- time --------------------------------------------------------------------------------- */
 
 /* Of `total` key blocks each row lists as many as the density says, drawn at random. */
@@ -795,5 +824,6 @@ int main(int argc, char **argv)
     if (asked_to_time(argc, argv))
         return time_all(argc > 2 ? argv[2] : NULL, capability);
     check_all(&tally, capability);
+    check_long(&tally, capability);
     return tally_end(&tally);
 }
