@@ -21,10 +21,10 @@
  * Bound by TF32 products: at 24 x 928 x 928 x 128, 3 x 5.3 GFLOP, 7 % more as tiles are 64 x 64
  * throughout; the keys of all clusters are 170 MB from the second-level cache.
  *
- * Ladder, 24 x 928 x 928 x 128 on an H100, with spread; 24 x 928 x 1856 x 128; 12 x 256 x 256 x 128
- *   v1  draft_map.cu's kernel, mma.sync                                 0.207 0.418; 0.423; 0.021 ms
- *   v2  wgmma, clusters of two CTAs of 16 warps, keys by cp.async       0.149 0.322; 0.308; 0.021 ms
- *   v3  as above: two CTAs a multiprocessor, tensor copies, no fences   0.101 0.297; 0.237; 0.019 ms
+ * Ladder, 24 x 928 x 928 x 128 on an H100; with spread; 24 x 928 x 1856 x 128; 12 x 256 x 256 x 128
+ *   v1  mma.sync, as draft_map.cu has it                           0.207; 0.418; 0.423; 0.021 ms
+ *   v2  wgmma, clusters of two CTAs of 16 warps, cp.async          0.149; 0.322; 0.308; 0.021 ms
+ *   v3  as above                                                   0.101; 0.297; 0.237; 0.019 ms
  * In a call whose attention keeps the card at its power limit 0.32 -> 0.22 -> 0.12 ms.
  * Tried without gain: clusters spread by policy, the loop over panels not unrolled, keys whose big
  * part the tensor cores cut off themselves; CTAs started out of step (-3 %).
