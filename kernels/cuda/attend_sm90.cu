@@ -4,8 +4,9 @@
  * A CTA takes items from the queue. Its producer warp copies queries, keys and values by TMA; two
  * consumer warpgroups own 64 query rows each. They take turns on the tensor cores (ping-pong), and
  * within one the product with V of a step runs under the softmax of the next. A step is 128 keys:
- * two slots of 64 that come from one block of 128, from two of 64, or are 128 block means. Queries
- * and weights stay in registers.
+ * two slots of 64 that come from one block of 128, from two of 64, or are 128 block means; the last
+ * means, where 64 places hold them, are a step of half the width. Queries and weights stay in
+ * registers.
  *
  * The softmax needs one maximum: the largest logit of a row's first step is its base throughout.
  * Weights above 1 do no harm to float sums or to bfloat16, so nothing is compared and nothing
@@ -41,7 +42,7 @@
  * Tried without gain: three stages (-2 to -5 %); passing the turn before or behind the products
  * with values, and no turns at all (+-2 %; at head dim 64 turns gain 3 %); waiting for values
  * between the two products (serialised: C7520); no overlap within a warpgroup (-6 %); a last step
- * of 64 means within the loop (no registers left: C7511), or behind it (as much as it saves); warps
+ * of 64 means within the loop (no registers left: C7511; short_step() stands behind it); warps
  * that gather the means of skipped blocks alone (a step of them took as long as three); a thread of
  * its own that finds out what items are and hands them over in shared memory, with 224 registers
  * for the consumers (-5 to -7 %, and without turns -5 to -9 %; at head dim 64 -12 %).
@@ -85,6 +86,7 @@ struct arguments {
     CUtensorMap q, k, v, low_k, low_v, probe_q;
     struct attend_args args;
     int32_t mean_steps; /* of an item that skips something */
+    bool short_means;   /* the last of them holds no more than SLOT means */
     struct cut_block cut[2];
     struct again again;
     bool second; /* this is it */
@@ -267,8 +269,8 @@ template <int D> DEVICE void produce(storage<D> &s, const arguments &a, int lane
 
 /* ---- consumers ----------------------------------------------------------------------------- */
 
-template <int D, typename T>
-DEVICE void multiply_keys(float (&sums)[64], const uint32_t (&q)[D / 4], const uint8_t *keys)
+template <int D, typename T, int N>
+DEVICE void multiply_keys(float (&sums)[N], const uint32_t (&q)[D / 4], const uint8_t *keys)
 {
     uint32_t k = matrix_word(shared_address(keys), 0);
 #pragma unroll
@@ -276,12 +278,12 @@ DEVICE void multiply_keys(float (&sums)[64], const uint32_t (&q)[D / 4], const u
         wgmma<T, false>(sums, q + 4 * i, k + (i / 4 * PANEL_BYTES + i % 4 * 32) / 16, i != 0);
 }
 
-template <int D, typename T>
+template <int D, typename T, int COUNT>
 DEVICE void multiply_values(float (&o)[D / 2], const uint32_t (&p)[32], const uint8_t *values)
 {
     uint32_t v = matrix_word(shared_address(values), PANEL_BYTES);
 #pragma unroll
-    for (int i = 0; i < KEYS / 16; i++)
+    for (int i = 0; i < COUNT / 16; i++)
         wgmma<T, true>(o, p + 4 * i, v + i * 2048 / 16, 1);
 }
 
@@ -353,21 +355,27 @@ template <int D> DEVICE step_mask read_mask(const storage<D> &s, const rows_stat
     return mask;
 }
 
+/* Logits of means but for what to_weights() adds to all, which it returns. */
+template <int N>
+DEVICE float prepare_means(float (&sums)[N], const arguments &a, const step_mask &mask)
+{
+    int begin = ~mask.valid * KEYS;
+    mask_means(sums, mask.words, a.args.attend.shape.key_blocks - begin);
+    for (const cut_block &cut : a.cut)
+        if (cut.block / KEYS == ~mask.valid)
+            lift_cut_mean(sums, cut, begin);
+    return a.args.attend.shape.key_block == KEYS ? 7 : 6; /* its logarithm */
+}
+
 template <int D, bool FOLLOW, bool FIRST>
 DEVICE void to_weights(const arguments &a, rows_state<D> &rows, const step_mask &mask)
 {
     float lift = 0;
     settle(rows.sums);
-    if (mask.valid < 0) {
-        int begin = ~mask.valid * KEYS;
-        mask_means(rows.sums, mask.words, a.args.attend.shape.key_blocks - begin);
-        lift = a.args.attend.shape.key_block == KEYS ? 7 : 6; /* its logarithm */
-        for (const cut_block &cut : a.cut)
-            if (cut.block / KEYS == ~mask.valid)
-                lift_cut_mean(rows.sums, cut, begin);
-    } else if (mask.valid != ALL_VALID) {
+    if (mask.valid < 0)
+        lift = prepare_means(rows.sums, a, mask);
+    else if (mask.valid != ALL_VALID)
         mask_keys(rows.sums, mask.valid);
-    }
     soften<FOLLOW, FIRST>(rows.sums, rows.softmax, a.args.scale_log2, lift);
 }
 
@@ -404,7 +412,7 @@ DEVICE void next_step(storage<D> &s, const arguments &a, rows_state<D> &rows, ui
     wgmma_fence();
     multiply_keys<D, T>(rows.sums, rows.q, s.k[at]);
     wgmma_commit();
-    multiply_values<D, T>(rows.o, rows.p, s.v[last]);
+    multiply_values<D, T, KEYS>(rows.o, rows.p, s.v[last]);
     wgmma_commit();
     pass_turn(rows.group);
     wgmma_wait<1>();
@@ -413,12 +421,13 @@ DEVICE void next_step(storage<D> &s, const arguments &a, rows_state<D> &rows, ui
 }
 
 /* Waits for the products with values that are under way, and prepares the next ones. */
-template <int D, typename T, bool FOLLOW> DEVICE void close_step(rows_state<D> &rows)
+template <int D, typename T, bool FOLLOW, int N>
+DEVICE void close_step(rows_state<D> &rows, const float (&sums)[N])
 {
     wgmma_wait<0>();
     settle(rows.o);
     settle(rows.p);
-    round_weights<T>(rows.sums, rows.p);
+    round_weights<T>(sums, rows.p);
     if (FOLLOW && rows.softmax.moved) {
 #pragma unroll
         for (int i = 0; i < D / 2; i++)
@@ -426,7 +435,7 @@ template <int D, typename T, bool FOLLOW> DEVICE void close_step(rows_state<D> &
     }
 }
 
-template <int D, typename T>
+template <int D, typename T, int COUNT>
 DEVICE void last_values(storage<D> &s, rows_state<D> &rows, uint32_t turn)
 {
     int last = place_of<STAGES>(turn);
@@ -434,11 +443,36 @@ DEVICE void last_values(storage<D> &s, rows_state<D> &rows, uint32_t turn)
     settle(rows.o);
     settle(rows.p);
     wgmma_fence();
-    multiply_values<D, T>(rows.o, rows.p, s.v[last]);
+    multiply_values<D, T, COUNT>(rows.o, rows.p, s.v[last]);
     wgmma_commit();
     wgmma_wait<0>();
     settle(rows.o);
     release(&s.v_empty[last]);
+}
+
+/* The last step, where it is one of at most SLOT means: at half the width, when all else is done,
+ * in the registers of what is. Only the other consumer's work overlaps it. */
+template <int D, typename T, bool FOLLOW>
+DEVICE void short_step(storage<D> &s, const arguments &a, rows_state<D> &rows, uint32_t turn)
+{
+    int at = place_of<STAGES>(turn);
+    float sums[SLOT / 2];
+    mbarrier_wait(&s.k_full[at], parity_of<STAGES>(turn));
+    step_mask mask = read_mask<D>(s, rows, at);
+#pragma unroll
+    for (int i = 0; i < SLOT / 2; i++)
+        sums[i] = 0; /* never read */
+    settle(sums);
+    wgmma_fence();
+    multiply_keys<D, T>(sums, rows.q, s.k[at]);
+    wgmma_commit();
+    wgmma_wait<0>();
+    release_keys(&s.k_empty[at]);
+    settle(sums);
+    float lift = prepare_means(sums, a, mask);
+    soften<FOLLOW, false>(sums, rows.softmax, a.args.scale_log2, lift);
+    close_step<D, T, FOLLOW>(rows, sums);
+    last_values<D, T, SLOT>(s, rows, turn);
 }
 
 /*
@@ -447,20 +481,24 @@ DEVICE void last_values(storage<D> &s, rows_state<D> &rows, uint32_t turn)
  */
 template <int D, typename T, bool FOLLOW>
 DEVICE void all_steps(storage<D> &s, const arguments &a, rows_state<D> &rows, uint32_t turn,
-                      int steps)
+                      step_counts counts)
 {
+    bool ends_short = a.short_means && counts.all > max(counts.exact, 1);
+    int steps = counts.all - ends_short;
     first_step<D, T, FOLLOW>(s, a, rows, turn);
 #pragma unroll 1
     for (int j = 1; j < steps; j++) {
-        close_step<D, T, FOLLOW>(rows);
+        close_step<D, T, FOLLOW>(rows, rows.sums);
         if (j > 1)
             release(&s.v_empty[place_of<STAGES>(turn + j - 2)]);
         next_step<D, T, FOLLOW>(s, a, rows, turn + j);
     }
-    close_step<D, T, FOLLOW>(rows);
+    close_step<D, T, FOLLOW>(rows, rows.sums);
     if (steps > 1)
         release(&s.v_empty[place_of<STAGES>(turn + steps - 2)]);
-    last_values<D, T>(s, rows, turn + steps - 1);
+    last_values<D, T, KEYS>(s, rows, turn + steps - 1);
+    if (ends_short)
+        short_step<D, T, FOLLOW>(s, a, rows, turn + steps);
 }
 
 /* Into the queue of the second kernel, once. */
@@ -507,20 +545,21 @@ DEVICE void consume(storage<D> &s, const arguments &a, int group)
         if (place < 0)
             return;
         attend_item item = item_at(a.args.attend, place);
-        int steps = uniform(steps_of(a, item).all);
+        step_counts steps = steps_of(a, item);
+        steps = {uniform(steps.exact), uniform(steps.all)};
         rows.kept = item.kept;
         rows.softmax = {{-INFINITY, -INFINITY}};
 #pragma unroll
         for (int i = 0; i < D / 2; i++)
             rows.o[i] = 0;
-        if (steps > 0) {
+        if (steps.all > 0) {
             mbarrier_wait(&s.q_full, parity_of<1>(queries++));
             read_queries<D>(rows.q, s.q + (group * 64 + threadIdx.x % 128 / 32 * 16) * 128);
             __syncwarp();
             if (threadIdx.x % 32 == 0)
                 mbarrier_arrive(&s.q_empty);
             all_steps<D, T, FOLLOW>(s, a, rows, turn, steps);
-            turn += steps;
+            turn += steps.all;
         }
         deliver<D, FOLLOW>(a, item, place, rows);
     }
@@ -597,6 +636,7 @@ bool fill_arguments(const attend_cuda &attend, arguments &a)
     like.entries = shape.heads / shape.entry_heads;
     a.args = attend_args_of(&attend);
     a.mean_steps = (int32_t)(mean_rows / KEYS);
+    a.short_means = mean_rows - shape.key_blocks >= KEYS - SLOT;
     a.cut[0] = cut_block_of(shape, a.args.scale_log2, shape.video_key_blocks - 1);
     a.cut[1] = cut_block_of(shape, a.args.scale_log2, shape.key_blocks - 1);
     if (a.cut[1].block == a.cut[0].block)

@@ -1,25 +1,23 @@
 /*
  * Owns repair on the device from both ends: the probe rows' queries on their way into attention;
- * and afterwards what became of those rows in blocks that skip something, whether the fit of
- * repair_fit.cu is believed (repair_rules.h), and probe rows of a corrected head delivered exactly.
- * Rows that saw every key, and heads that gain nothing, are left alone.
+ * and afterwards what became of those rows in blocks that skip something. Rows that saw every key,
+ * and heads that gain nothing, are left alone.
  *
  * Bound: all of this is small (256 rows a head) and waits for launches and memory; only the
  * correction in repair_apply.cu reads and writes whole tensors.
  */
 #include "carve.h"
 #include "repair_cuda.cuh"
+#include "repair_judge.cuh"
 
 enum {
     COLLECT_THREADS = 1024, /* a warp a row, MAX_PROBES flags at once */
     WARPS = COLLECT_THREADS / 32,
     TOGETHER = 4, /* loads of a thread that are under way at once */
-    JUDGE_THREADS = 256,
+    SUMS = 4,     /* that a block of threads adds up */
+    JUDGE_THREADS = 32,
     ROW_THREADS = 256
 };
-
-/* Leverages are float32 sums of up to 1: less than this of what they leave is rounding. */
-#define LEVERAGE_ROUNDING 1e-5
 
 /* ---- probe queries -------------------------------------------------------------------------- */
 
@@ -61,10 +59,12 @@ cudaError_t cuda_probe_queries(const struct shape_cuda *shape, draftattn_dtype d
 
 /* ---- probe rows into features and residual -------------------------------------------------- */
 
+#define NO_PLACE INT64_MIN
+
 struct collect_room {
-    int32_t position[MAX_PROBES]; /* -1: the row does not count */
+    int64_t place[MAX_PROBES]; /* where the row of o or q starts; NO_PLACE: it does not count */
     float column[WARPS][FIT_SLICE];
-    double sums[WARPS];
+    double sums[SUMS][WARPS], total[SUMS];
 };
 
 /* Sum over the rows of the thread's column. */
@@ -79,7 +79,7 @@ static __device__ float column_sum(struct collect_room *room, float value)
     return sum;
 }
 
-static __device__ float warp_sum(float value)
+template <typename Number> static __device__ Number warp_sum(Number value)
 {
     for (int32_t lane = 16; lane > 0; lane /= 2)
         value += __shfl_xor_sync(0xffffffff, value, lane);
@@ -91,23 +91,58 @@ static __device__ float centre_rows(const struct collect_room *room, float *colu
                                     int32_t probes, int32_t rows, float mean)
 {
     float squares = 0;
-    for (int32_t row = threadIdx.x / 32; row < rows; row += WARPS) {
-        bool counts = row < probes && room->position[row] >= 0;
-        float value = counts ? column[row * stride] - mean : 0;
-        column[row * stride] = value;
-        squares += value * value;
+    for (int32_t first = threadIdx.x / 32; first < rows; first += WARPS * TOGETHER) {
+        float value[TOGETHER];
+        bool counts[TOGETHER];
+#pragma unroll
+        for (int32_t i = 0; i < TOGETHER; i++) {
+            int32_t row = first + i * WARPS;
+            counts[i] = row < probes && room->place[row] != NO_PLACE;
+            value[i] = counts[i] ? column[row * stride] : 0;
+        }
+#pragma unroll
+        for (int32_t i = 0; i < TOGETHER; i++) {
+            value[i] = counts[i] ? value[i] - mean : 0;
+            if (first + i * WARPS < rows)
+                column[(first + i * WARPS) * stride] = value[i];
+            squares += value[i] * value[i];
+        }
     }
     return squares;
 }
 
-static __device__ float load_probe(const struct repair_cuda &repair, int32_t head, int32_t position,
-                                   bool of_o, int32_t column)
+/* Sums of values over all threads, into room->total. */
+static __device__ void add_up(struct collect_room *room, const double (&values)[SUMS])
 {
-    if (of_o)
-        return load_element(repair.o.data, repair.o.dtype,
-                            o_row(repair, head, position) + column * repair.o.stride[3]);
-    return load_element(repair.q.data, repair.dtype,
-                        q_row(repair.shape, repair.q, head, position) + column);
+    int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int32_t i = 0; i < SUMS; i++) {
+        double sum = warp_sum(values[i]);
+        if (lane == 0)
+            room->sums[i][warp] = sum;
+    }
+    __syncthreads();
+    if (warp < SUMS) {
+        double sum = warp_sum(room->sums[warp][lane]);
+        if (lane == 0)
+            room->total[warp] = sum;
+    }
+    __syncthreads();
+}
+
+/* An element before it becomes a number: what waits for it comes later than other loads. */
+static __device__ uint32_t load_bits(const void *data, draftattn_dtype dtype, int64_t index)
+{
+    if (dtype == DRAFTATTN_F32)
+        return ((const uint32_t *)data)[index];
+    return ((const uint16_t *)data)[index];
+}
+
+static __device__ float number_of(uint32_t bits, draftattn_dtype dtype)
+{
+    if (dtype == DRAFTATTN_F16)
+        return __half2float(__ushort_as_half((uint16_t)bits));
+    return __uint_as_float(dtype == DRAFTATTN_F32 ? bits : bits << 16);
 }
 
 /* A slice of FIT_SLICE columns of o and exact, or of q, of one head. */
@@ -121,18 +156,27 @@ static __global__ void __launch_bounds__(COLLECT_THREADS)
     bool of_o = slice < arrays.slices / 2;
     int32_t feature = slice * FIT_SLICE + thread % 32, column = feature % head_dim;
     struct slice_sums *out = arrays.sums + (int64_t)head * arrays.slices + slice;
+    await_launch_before();
+    if (slice == 0 && thread == 0)
+        arrays.done[head] = 0;
     if (head_is_full(repair, head)) {
         if (thread == 0)
             *out = {};
         return;
     }
-    int32_t position = thread < shape.probes ? probe_position(shape, thread) : -1;
-    if (position >= 0 && block_is_full(repair, head, position))
-        position = -1;
-    room.position[thread] = position;
-    int32_t count = __syncthreads_count(position >= 0);
+    int64_t own = NO_PLACE;
+    if (thread < shape.probes) {
+        int32_t position = probe_position(shape, thread);
+        if (!block_is_full(repair, head, position))
+            own = of_o ? o_row(repair, head, position) : q_row(shape, repair.q, head, position);
+    }
+    room.place[thread] = own;
+    int32_t count = __syncthreads_count(own != NO_PLACE);
     if (slice == 0 && thread < arrays.rows)
-        arrays.counted[(int64_t)head * arrays.rows + thread] = position >= 0;
+        arrays.counted[(int64_t)head * arrays.rows + thread] = own != NO_PLACE;
+    const void *from = of_o ? repair.o.data : repair.q.data;
+    draftattn_dtype dtype = of_o ? repair.o.dtype : repair.dtype;
+    int64_t offset = of_o ? column * repair.o.stride[3] : column;
 
     float *x = arrays.x + (int64_t)head * arrays.rows * arrays.features + feature;
     float *residual = arrays.residual + (int64_t)head * arrays.rows * head_dim + column;
@@ -140,23 +184,25 @@ static __global__ void __launch_bounds__(COLLECT_THREADS)
     float *before = arrays.before + ((int64_t)head * (head_dim / FIT_BLOCK) + slice) * arrays.rows;
     float sum = 0, rest_sum = 0, raw = 0, error = 0, norm = 0;
     for (int32_t first = thread / 32; first < shape.probes; first += WARPS * TOGETHER) {
-        float value[TOGETHER], whole[TOGETHER];
+        float whole[TOGETHER];
+        uint32_t bits[TOGETHER];
 #pragma unroll
         for (int32_t i = 0; i < TOGETHER; i++) {
-            int32_t row = first + i * WARPS, place = row < shape.probes ? room.position[row] : -1;
+            int32_t row = first + i * WARPS;
+            int64_t place = row < shape.probes ? room.place[row] : NO_PLACE;
             whole[i] = of_o && row < shape.probes ? exact[row * head_dim] : 0;
-            value[i] = place < 0 ? 0 : load_probe(repair, head, place, of_o, column);
+            bits[i] = place == NO_PLACE ? 0 : load_bits(from, dtype, place + offset);
         }
 #pragma unroll
         for (int32_t i = 0; i < TOGETHER; i++) {
             int32_t row = first + i * WARPS;
-            float rest = whole[i] - value[i];
+            float value = number_of(bits[i], dtype), rest = whole[i] - value;
             norm += whole[i] * whole[i];
-            if (row >= shape.probes || room.position[row] < 0)
+            if (row >= shape.probes || room.place[row] == NO_PLACE)
                 continue;
-            x[row * arrays.features] = value[i];
-            sum += value[i];
-            raw += value[i] * value[i];
+            x[row * arrays.features] = value;
+            sum += value;
+            raw += value * value;
             if (of_o) {
                 float squares = warp_sum(rest * rest);
                 residual[row * head_dim] = rest;
@@ -178,107 +224,19 @@ static __global__ void __launch_bounds__(COLLECT_THREADS)
         if (of_o)
             means[2 * head_dim + column] = rest_mean;
     }
-    struct slice_sums sums;
-    sums.raw = block_sum(raw, room.sums);
-    sums.centred = block_sum(centred, room.sums);
-    sums.error = block_sum(error, room.sums);
-    sums.norm = block_sum(norm, room.sums);
-    sums.rows = count;
+    add_up(&room, {raw, centred, error, norm});
     if (thread == 0)
-        *out = sums;
+        *out = {room.total[0], room.total[1], room.total[2], room.total[3], (double)count};
 }
 
 /* ---- judgement ------------------------------------------------------------------------------ */
 
-/* NaN in either stays NaN: it must not read as no error. */
-static __device__ float relative(double error, double norm)
-{
-    if (error > 0 && norm == 0)
-        return INFINITY;
-    return error == 0 ? 0 : (float)sqrt(error / norm);
-}
-
-/* What rows would have lost and gained had the fit not seen them, in the thread's share. False
- * where rounding has eaten a leverage. */
-static __device__ bool add_unseen(const struct fit_arrays &arrays, int32_t head, int32_t head_dim,
-                                  double rows, double *unseen, double *gain, double *gain_squares)
-{
-    int32_t columns = head_dim / FIT_BLOCK;
-    const float *leverage = arrays.leverage + (int64_t)head * arrays.rows;
-    const float *left = arrays.left + (int64_t)head * columns * arrays.rows;
-    const float *before = arrays.before + (int64_t)head * columns * arrays.rows;
-    const float *counted = arrays.counted + (int64_t)head * arrays.rows;
-    bool sound = true;
-    for (int32_t row = threadIdx.x; row < arrays.rows; row += JUDGE_THREADS) {
-        double leverage_left = 1 - 1 / rows - leverage[row], lost = 0, whole = 0;
-        if (counted[row] == 0)
-            continue;
-        for (int32_t i = 0; i < columns; i++) {
-            lost += left[i * arrays.rows + row];
-            whole += before[i * arrays.rows + row];
-        }
-        sound = sound && leverage_left > LEVERAGE_ROUNDING;
-        lost /= leverage_left * leverage_left;
-        *unseen += lost;
-        *gain += whole - lost;
-        *gain_squares += (whole - lost) * (whole - lost);
-    }
-    return sound;
-}
-
-/* Statistics of a head, and whether it is corrected. */
+/* Where nothing is fitted. solve_kernel() judges fits. */
 static __global__ void __launch_bounds__(JUDGE_THREADS)
     judge_kernel(struct repair_cuda repair, struct fit_arrays arrays)
 {
-    __shared__ double room[JUDGE_THREADS / 32];
-    const struct shape_cuda &shape = repair.shape;
-    int32_t head = blockIdx.x;
-    draftattn_head_stats *stats = repair.heads + head;
-    if (head_is_full(repair, head))
-        return;
-    struct head_sums sums = sums_of(arrays, head);
-    float before = relative(sums.error, sums.norm), after = before;
-    bool repaired = false;
-    if (repair.apply && fit_is_due(sums) && arrays.solved[head]) {
-        double unseen = 0, gain = 0, gain_squares = 0;
-        bool sound =
-            add_unseen(arrays, head, shape.head_dim, sums.rows, &unseen, &gain, &gain_squares);
-        sound = __syncthreads_and(sound);
-        unseen = block_sum(unseen, room);
-        gain = block_sum(gain, room);
-        gain_squares = block_sum(gain_squares, room);
-        double spread = sqrt(fmax(gain_squares - gain * gain / sums.rows, 0.0));
-        double gained = sums.error - unseen;
-        repaired = sound && isfinite(unseen) && isfinite(gain_squares) &&
-                   gained > MIN_GAIN * sums.error && gained > MIN_SPREADS * spread;
-        /* The unseen error holds for the rows that are not probes; those are delivered exactly. */
-        double share = 1 - (double)shape.probes / (double)shape.video_tokens;
-        if (repaired)
-            after = relative(unseen * share, sums.norm);
-    }
-    if (threadIdx.x == 0) {
-        stats->error = after;
-        stats->error_before = before;
-        stats->repaired = repaired;
-    }
-}
-
-/* ---- probe rows of a corrected head --------------------------------------------------------- */
-
-static __global__ void __launch_bounds__(ROW_THREADS) exact_kernel(struct repair_cuda repair)
-{
-    const struct shape_cuda &shape = repair.shape;
-    int64_t row = ((int64_t)blockIdx.x * ROW_THREADS + threadIdx.x) / 32; /* a warp a row */
-    if (row >= (int64_t)shape.heads * shape.probes)
-        return;
-    int32_t head = (int32_t)(row / shape.probes);
-    int32_t position = probe_position(shape, (int32_t)(row % shape.probes));
-    if (!repair.heads[head].repaired || block_is_full(repair, head, position))
-        return;
-    int64_t to = o_row(repair, head, position);
-    for (int32_t i = threadIdx.x % 32; i < shape.head_dim; i += 32)
-        store_element(repair.o.data, repair.o.dtype, to + i * repair.o.stride[3],
-                      repair.exact[row * shape.head_dim + i]);
+    await_launch_before();
+    judge_head(repair, arrays, blockIdx.x, false, NULL);
 }
 
 /* ---- scratch, launches ---------------------------------------------------------------------- */
@@ -312,6 +270,7 @@ static struct fit_arrays open_arrays(const struct shape_cuda *shape, void *base,
     ARRAY(before, d / FIT_BLOCK * rows);
     ARRAY(sums, arrays.slices);
     ARRAY(solved, 1);
+    ARRAY(done, 1);
 #undef ARRAY
     *bytes = carve.size;
     return arrays;
@@ -329,20 +288,14 @@ cudaError_t cuda_repair(const struct repair_cuda *repair, cudaStream_t stream)
     size_t bytes;
     const struct shape_cuda *shape = &repair->shape;
     struct fit_arrays arrays = open_arrays(shape, repair->scratch, &bytes);
-    cudaError_t error = cudaSuccess;
     if (shape->probes == 0)
         return cudaSuccess;
+    /* The first of the chain comes after whatever was launched before it. */
     collect_kernel<<<shape->heads * arrays.slices, COLLECT_THREADS, 0, stream>>>(*repair, arrays);
-    if (repair->apply)
+    cudaError_t error = cudaGetLastError();
+    if (error == cudaSuccess && !repair->apply)
+        return launch_next(judge_kernel, shape->heads, JUDGE_THREADS, 0, stream, *repair, arrays);
+    if (error == cudaSuccess)
         error = repair_fit(repair, &arrays, stream);
-    if (error != cudaSuccess)
-        return error;
-    judge_kernel<<<shape->heads, JUDGE_THREADS, 0, stream>>>(*repair, arrays);
-    if (!repair->apply)
-        return cudaGetLastError();
-    error = repair_apply(repair, &arrays, stream);
-    if (error != cudaSuccess)
-        return error;
-    exact_kernel<<<probe_blocks(shape), ROW_THREADS, 0, stream>>>(*repair);
-    return cudaGetLastError();
+    return error == cudaSuccess ? repair_apply(repair, &arrays, stream) : error;
 }

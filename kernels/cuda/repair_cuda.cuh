@@ -1,7 +1,7 @@
 /*
  * What the files of repair share on the device: where a fit keeps its matrices, the sums of a head,
- * elements of tensors of any type. repair.cu reads the probe rows, judges and delivers;
- * repair_fit.cu, repair_factor.cu and repair_solve.cu do the linear algebra; repair_apply.cu
+ * elements of tensors of any type. repair.cu reads the probe rows; repair_fit.cu, repair_factor.cu
+ * and repair_solve.cu do the linear algebra, and judge it by repair_judge.cuh; repair_apply.cu
  * corrects rows.
  */
 #ifndef DRAFTATTN_KERNELS_CUDA_REPAIR_CUDA_CUH
@@ -17,6 +17,7 @@ enum {
     FIT_TILE = 64,  /* squares that x^T x is cut into; divides head_dim */
     FIT_BLOCK = 32, /* squares that it is factorised and solved by, columns that go together */
     FIT_SLICE = FIT_BLOCK, /* columns that a block of collect_kernel() has: a warp's width */
+    MAX_SLICES = 2 * 128 / FIT_SLICE,
     MAX_PROBES = 1024
 };
 
@@ -48,12 +49,13 @@ struct fit_arrays {
     float *left, *before; /* [head_dim / FIT_BLOCK][rows]: squares of the residual after, before */
     struct slice_sums *sums; /* [slices] */
     int32_t *solved;         /* [1]: a fit was due and came to an end */
+    uint32_t *done;          /* [1]: blocks of solve_kernel() that have ended; see last_cta.cuh */
 };
 
 /* Whether weights are rounded to q's type and multiplied by tensor cores. */
 bool repair_is_packed(const struct repair_cuda *repair);
 
-/* From sums, x and residual to leverage, left, before, weight, fragments, shift and solved. */
+/* From sums, x and residual to weight, fragments and shift, and statistics. */
 cudaError_t repair_fit(const struct repair_cuda *repair, const struct fit_arrays *arrays,
                        cudaStream_t stream);
 
@@ -64,9 +66,62 @@ cudaError_t repair_factor(const struct repair_cuda *repair, const struct fit_arr
 cudaError_t repair_solve(const struct repair_cuda *repair, const struct fit_arrays *arrays,
                          cudaStream_t stream);
 
-/* o += shift + [o, q] weight in the blocks of repaired heads that skip something. */
+/* o += shift + [o, q] weight in the blocks of repaired heads that skip something; probe rows in
+ * them become the exact ones. */
 cudaError_t repair_apply(const struct repair_cuda *repair, const struct fit_arrays *arrays,
                          cudaStream_t stream);
+
+/* How apply_kernel() shares out rows among its blocks, and which of them warm_rows() is for. */
+struct apply_plan {
+    int32_t shares, rows; /* of a head, and video rows of each; the last may have fewer */
+    uint32_t warm_shares; /* of all heads together: those that begin at once */
+    int32_t warm_rows;    /* of each, the first */
+    int32_t idle;         /* multiprocessors that a block a head leaves without work; 0 where
+                             there is nothing to warm */
+};
+
+/* All 0 where weights are not packed. */
+cudaError_t repair_plan(const struct repair_cuda *repair, struct apply_plan *plan);
+
+/* Launches of repair follow one another in a chain, each of a kernel that calls
+ * await_launch_before(): where its code is for 9.0 and up, its blocks come while those before are
+ * still at work, instead of after them. */
+template <typename... Wanted, typename... Given>
+static inline cudaError_t launch_next(void (*kernel)(Wanted...), int64_t blocks, int32_t threads,
+                                      size_t shared, cudaStream_t stream, const Given &...arguments)
+{
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute early = {};
+    cudaFuncAttributes code;
+    int driver = 0;
+    cudaError_t error = cudaFuncGetAttributes(&code, (const void *)kernel);
+    if (error == cudaSuccess)
+        error = cudaDriverGetVersion(&driver);
+    if (error != cudaSuccess)
+        return error;
+    config.gridDim = dim3((uint32_t)blocks);
+    config.blockDim = dim3((uint32_t)threads);
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &early;
+    /* Graphs have known of it since 12.3. Code may be older than the device it runs on. */
+    config.numAttrs = CUDART_VERSION >= 12030 && driver >= 12030 && code.ptxVersion >= 90;
+    return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+/* By all threads, before anything is written, or read that launches of the chain write. That the
+ * next launch may come before this one has so much as begun is no harm: it waits here too, until
+ * this one has ended and what it wrote is there, and so for all that are before. Blocks that
+ * neither read nor write such things need not wait, as long as others of the launch do. */
+static __device__ inline void await_launch_before(void)
+{
+#if __CUDA_ARCH__ >= 900
+    cudaTriggerProgrammaticLaunchCompletion();
+    cudaGridDependencySynchronize();
+#endif
+}
 
 /* What slices add up to. */
 struct head_sums {
@@ -77,8 +132,11 @@ static __device__ inline struct head_sums sums_of(const struct fit_arrays &array
 {
     const struct slice_sums *sums = arrays.sums + (int64_t)head * arrays.slices;
     struct head_sums all = {};
-    for (int32_t i = 0; i < arrays.slices; i++) {
+#pragma unroll /* for all loads to be under way at once */
+    for (int32_t i = 0; i < MAX_SLICES; i++) {
         bool o = i < arrays.slices / 2;
+        if (i >= arrays.slices)
+            continue;
         (o ? all.raw_o : all.raw_q) += sums[i].raw;
         (o ? all.centred_o : all.centred_q) += sums[i].centred;
         all.error += sums[i].error;
@@ -124,6 +182,18 @@ static __device__ inline bool head_is_full(const struct repair_cuda &repair, int
            blocks * repair.shape.key_blocks;
 }
 
+/* Probes with positions in [begin, end) are among those from first_probe() to before
+ * past_probes(), which are those and hardly more. */
+static __device__ inline int32_t first_probe(const struct shape_cuda &shape, int32_t begin)
+{
+    return (int32_t)((int64_t)begin * shape.probes / shape.video_tokens);
+}
+
+static __device__ inline int32_t past_probes(const struct shape_cuda &shape, int32_t end)
+{
+    return (int32_t)(((int64_t)end * shape.probes + shape.video_tokens - 1) / shape.video_tokens);
+}
+
 /* Where a row starts, in elements. */
 static __device__ inline int64_t o_row(const struct repair_cuda &repair, int32_t head,
                                        int32_t position)
@@ -159,6 +229,39 @@ static __device__ inline void store_element(void *data, draftattn_dtype dtype, i
         ((__half *)data)[index] = __float2half_rn(value);
     else
         ((__nv_bfloat16 *)data)[index] = __float2bfloat16_rn(value);
+}
+
+/*
+ * By block `index` of `blocks` that have nothing else to do: brings the rows of q and o that
+ * apply_kernel() takes first into the second-level cache, while memory is idle. Nothing writes to
+ * them from here on but apply_kernel(), so that there is nothing to wait for. Wasted where heads
+ * turn out not to gain. A thread takes what caches fetch at a time of a row of both.
+ */
+static __device__ inline void warm_rows(const struct repair_cuda &repair,
+                                        const struct apply_plan &plan, int32_t index,
+                                        int32_t blocks)
+{
+    enum { TOGETHER = 8, PIECE = 32 / 2 };
+    const struct shape_cuda &shape = repair.shape;
+    int32_t pieces = shape.head_dim / PIECE,
+            all = (int32_t)plan.warm_shares * plan.warm_rows * pieces;
+    int32_t step = blocks * (int32_t)blockDim.x;
+    for (int32_t first = index * (int32_t)blockDim.x + (int32_t)threadIdx.x; first < all;
+         first += TOGETHER * step) {
+        uint32_t read = 0;
+#pragma unroll
+        for (int32_t i = 0; i < TOGETHER; i++) {
+            int32_t at = min(first + i * step, all - 1), row = at / pieces;
+            int32_t share = row / plan.warm_rows, head = share / plan.shares;
+            int32_t position = share % plan.shares * plan.rows + row % plan.warm_rows;
+            position = min(position, shape.video_tokens - 1);
+            int64_t q = q_row(shape, repair.q, head, position) + at % pieces * PIECE;
+            int64_t o = o_row(repair, head, position) + at % pieces * PIECE;
+            read |= __ldcg((const uint32_t *)((const uint16_t *)repair.q.data + q));
+            read |= __ldcg((const uint32_t *)((const uint16_t *)repair.o.data + o));
+        }
+        asm volatile("" ::"r"(read)); /* for loads to stay */
+    }
 }
 
 /* The sum over a block of threads, the same in all of them. room holds a number per warp. */

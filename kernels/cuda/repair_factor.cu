@@ -3,82 +3,145 @@
  * a head. Blocks of 32 x 32 on the diagonal are left as their factors' inverses, which is how
  * repair_solve.cu takes them. A matrix that is not positive definite is reported, not factorised.
  *
- * The lower half lies in registers, as tensor cores leave it, minus itself, so that updates add.
- * For each 32 columns: their blocks go to shared memory; warp 0 factorises the one on the diagonal,
- * a row a lane, as unit lower times diagonal, which keeps roots out of what each pivot waits for; a
- * warp a block solves for the rest, a row a lane; all warps update what lies behind. The inverse of
- * the factor comes by solving for the rows of the identity, while the other blocks are solved for.
+ * Warp 0 factorises the blocks on the diagonal, a row a lane, GROUP pivots at a time, and hands
+ * columns on as it goes. Warp i has row i of blocks: it solves for block (i, k), a row a lane, and
+ * keeps blocks (i, i) and (i, i - 1) in registers, as tensor cores leave them, so that what is due
+ * next depends on nobody's leisure. Where k = i - 1, it gives (i, i) its share of each 8 columns as
+ * soon as it has solved for them, and warp 0 waits for no more than that. A warp more solves for
+ * the rows of the identity, which gives the inverse; others help with blocks further from the
+ * diagonal. Who needs something waits for just that: each event has an mbarrier of its own, which
+ * is used once. Columns of blocks that are due or solved for lie in shared memory.
  *
- * Bound: the pivots, one after the other: products take about a fifth as long.
+ * Bound: what a row's warp has to do for each column, solving and two shares: warp 0 waits for it
+ * half of the time.
  *
  * Ladder, repair without correction of 12 x 32,760 at head_dim 128 on an H100:
  *   1  Gauss-Jordan inverse by float32 FMAs, 8 pivots a step, then products    260 us
- *   2  this factor and repair_solve.cu                                         164 us
+ *   2  a factor and repair_solve.cu, one step of 32 columns after the other    164 us
+ *   3  look-ahead; columns of a pivot through shared memory, not lane to lane  131 us
+ *   4  4 pivots at a time; each launch begins while the one before ends         124 us
+ *   5  a warp a row of blocks, and waits for events only                        116 us
  */
 #include "repair_cuda.cuh"
 #include "repair_mma.cuh"
 
 enum {
-    FACTOR_WARPS = 12, /* share 36 blocks evenly, three a warp */
-    FACTOR_THREADS = FACTOR_WARPS * 32,
+    GROUP = 4, /* pivots of a diagonal block that are taken together */
+    GROUPS = FIT_BLOCK / GROUP,
+    PANEL = 18,            /* blocks in shared memory: three columns; see place_of() */
     STRIDE = FIT_BLOCK + 4 /* keeps vectors aligned and a warp's reads on banks of their own */
 };
 
+typedef float padded_row[STRIDE];
+
+/* One for the diagonal, one a row, one for inverses; two of the helpers are those of rows 1, 2. */
+template <int BLOCKS> struct factor_warps {
+    static_assert(BLOCKS == 4 || BLOCKS == 8, "see help()");
+    enum { HELPERS = BLOCKS > 4 ? 5 : 0, ALL = BLOCKS + 1 + (HELPERS > 0 ? HELPERS - 2 : 0) };
+};
+
+/* Of one arrival each. */
+template <int BLOCKS> struct factor_events {
+    uint64_t columns[BLOCKS][GROUPS]; /* a group of the factor of diagonal block k is there */
+    uint64_t diagonal[BLOCKS];        /* diagonal block k is */
+    uint64_t due[BLOCKS][BLOCKS];     /* [column][row]: lacks nothing but to be solved for */
+    uint64_t solved[BLOCKS][BLOCKS];  /* [column][row] */
+};
+
 template <int BLOCKS> struct factor_room {
-    float panel[BLOCKS][FIT_BLOCK][STRIDE];
-    float unit[FIT_BLOCK][STRIDE]; /* [pivot][row] of the diagonal block's unit factor */
-    float scale[FIT_BLOCK];        /* 1 / sqrt(pivot) */
-    int32_t failed;
+    padded_row panel[PANEL][FIT_BLOCK]; /* see place_of() */
+    padded_row diagonal[FIT_BLOCK];     /* the next block on it */
+    padded_row column[2][FIT_BLOCK];    /* [pivot][row] of its factor and of the one before; on
+                                           their own diagonals the reciprocals */
+    struct factor_events<BLOCKS> events;
+    uint64_t followed[BLOCKS]; /* nobody reads the columns of diagonal block k any more */
+    uint64_t used[2];          /* nor column k of blocks */
+    float ridge[2];            /* of features of o and of q */
+    int32_t turn;              /* which diagonal block warp 0 is at, for want of registers */
+    bool is_due;
 };
 
 /* A warp's block as tensor cores leave it: [rows 16 m + ..][columns 8 n + ..][4]. */
 typedef float block_sums[2][4][4];
 
-/* Blocks (i, j), i >= j, in one register; -1 stands for none. */
-static __device__ int32_t block_i(int32_t block)
+/* The same in all lanes, told to the compiler: it need not expect that they part. */
+static __device__ int32_t find_warp(void)
 {
-    return block >> 8;
+#if __CUDA_ARCH__ >= 900
+    return (int32_t)__reduce_max_sync(0xffffffff, threadIdx.x / 32);
+#else
+    return (int32_t)threadIdx.x / 32; /* else it takes more registers than there are */
+#endif
 }
 
-static __device__ int32_t block_j(int32_t block)
+/* Where block (i, k), i > k, is while it is due or solved for. Columns from the fourth on take the
+ * room of the first ones. */
+template <int BLOCKS>
+static __device__ padded_row *place_of(struct factor_room<BLOCKS> *room, int32_t i, int32_t k)
 {
-    return (int8_t)block;
+    int32_t place = k * (2 * BLOCKS - 1 - k) / 2 + i - k - 1;
+    return room->panel[place < PANEL ? place : place - PANEL];
 }
 
-/* The block at a place in column order, the diagonal first. */
-static __device__ int32_t find_block(int32_t place, int32_t blocks)
-{
-    int32_t column = 0;
-    while (column < blocks && place >= blocks - column)
-        place -= blocks - column++;
-    return column < blocks ? (column + place) << 8 | column : -1;
-}
-
-static __device__ void load_minus(const float *from, int32_t stride, float ridge, block_sums &at)
-{
-    int32_t g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-    for (int32_t m = 0; m < 2; m++)
-#pragma unroll
-        for (int32_t n = 0; n < 4; n++)
-#pragma unroll
-            for (int32_t half = 0; half < 2; half++) {
-                int32_t row = m * 16 + half * 8 + g, column = n * 8 + t * 2;
-                float2 pair = *(const float2 *)(from + row * stride + column);
-                at[m][n][half * 2] = -pair.x - (row == column ? ridge : 0);
-                at[m][n][half * 2 + 1] = -pair.y - (row == column + 1 ? ridge : 0);
-            }
-}
-
-static __device__ void put_minus(const block_sums &at, float (*to)[STRIDE])
+static __device__ void load_block(const float *from, int32_t stride, block_sums &at)
 {
     int32_t g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int32_t i = 0; i < 16; i++) {
         int32_t m = i / 8, n = i / 2 % 4, half = i % 2;
-        *(float2 *)&to[m * 16 + half * 8 + g][n * 8 + t * 2] =
-            make_float2(-at[m][n][half * 2], -at[m][n][half * 2 + 1]);
+        float2 pair = *(const float2 *)(from + (m * 16 + half * 8 + g) * stride + n * 8 + t * 2);
+        at[m][n][half * 2] = pair.x;
+        at[m][n][half * 2 + 1] = pair.y;
     }
+}
+
+/* LOWER: only what may be on the diagonal or below. */
+template <bool LOWER = false> static __device__ void put_block(const block_sums &at, padded_row *to)
+{
+    int32_t g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int32_t i = 0; i < 16; i++) {
+        int32_t m = i / 8, n = i / 2 % 4, half = i % 2;
+        if (LOWER && n > m * 2 + 1)
+            continue;
+        *(float2 *)&to[m * 16 + half * 8 + g][n * 8 + t * 2] =
+            make_float2(at[m][n][half * 2], at[m][n][half * 2 + 1]);
+    }
+}
+
+static __device__ void add_ridge(float ridge, block_sums &at)
+{
+    int32_t g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int32_t i = 0; i < 8; i++)
+        at[i / 4][i / 2][i % 4] += g == t * 2 + i % 2 ? ridge : 0;
+}
+
+/* A block of rows as they lie: four at a time. */
+static __device__ void load_rows(const float *from, int32_t stride, float4 (&rows)[8])
+{
+    int32_t lane = threadIdx.x % 32;
+#pragma unroll
+    for (int32_t i = 0; i < 8; i++)
+        rows[i] = *(const float4 *)(from + (i * 4 + lane / 8) * stride + lane % 8 * 4);
+}
+
+static __device__ void put_rows(const float4 (&rows)[8], padded_row *to)
+{
+    int32_t lane = threadIdx.x % 32;
+#pragma unroll
+    for (int32_t i = 0; i < 8; i++)
+        *(float4 *)&to[i * 4 + lane / 8][lane % 8 * 4] = rows[i];
+}
+
+static __device__ void store_rows(const padded_row *from, float *to, int32_t stride)
+{
+    int32_t lane = threadIdx.x % 32;
+    to += lane / 8 * stride + lane % 8 * 4;
+    asm volatile("" : "+l"(to)); /* one address; registers are dear */
+#pragma unroll
+    for (int32_t i = 0; i < 8; i++)
+        *(float4 *)(to + i * 4 * stride) = *(const float4 *)&from[i * 4 + lane / 8][lane % 8 * 4];
 }
 
 static __device__ void get_row(const float *from, float (&row)[FIT_BLOCK])
@@ -93,164 +156,528 @@ static __device__ void get_row(const float *from, float (&row)[FIT_BLOCK])
     }
 }
 
+/* Columns [FIRST, END) of it. */
+template <int FIRST, int END>
 static __device__ void put_row(const float (&row)[FIT_BLOCK], float *to)
 {
 #pragma unroll
-    for (int32_t i = 0; i < FIT_BLOCK; i += 4)
+    for (int32_t i = FIRST; i < END; i += 4)
         *(float4 *)(to + i) = make_float4(row[i], row[i + 1], row[i + 2], row[i + 3]);
 }
 
-/* The diagonal block by one warp, a row a lane; to the right of the diagonal rows hold whatever. */
-template <int BLOCKS>
-static __device__ void factorise_diagonal(struct factor_room<BLOCKS> *room, int32_t k)
+/* 1 / sqrt of what is not subnormal. */
+static __device__ float reciprocal_root(float value)
 {
-    int32_t lane = threadIdx.x % 32;
-    bool positive = true;
-    float row[FIT_BLOCK], scale = 0;
-    get_row(room->panel[k][lane], row);
-#pragma unroll
-    for (int32_t p = 0; p < FIT_BLOCK; p++) {
-        float pivot = __shfl_sync(0xffffffff, row[p], p), unit = row[p] * __fdividef(1, pivot);
-        positive = positive && pivot > 0 && pivot < INFINITY;
-        scale = lane == p ? rsqrtf(pivot) : scale;
-        room->unit[p][lane] = unit;
-#pragma unroll
-        for (int32_t i = p + 1; i < FIT_BLOCK; i++)
-            row[i] = fmaf(-unit, __shfl_sync(0xffffffff, row[p], i), row[i]);
-    }
-    room->scale[lane] = scale;
-    if (lane == 0 && !positive)
-        room->failed = 1;
+    float root;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(value));
+    return root;
 }
 
-/* row = row C^-T for the diagonal block's factor C; one row a lane. */
-template <int BLOCKS>
-static __device__ void solve_row(const struct factor_room<BLOCKS> &room, float (&row)[FIT_BLOCK])
+/* ---- events --------------------------------------------------------------------------------- */
+
+static __device__ uint32_t address_of(const uint64_t *event)
+{
+    return (uint32_t)__cvta_generic_to_shared(event);
+}
+
+static __device__ void make_event(const uint64_t *event, int32_t warps)
+{
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address_of(event)), "r"(warps * 32)
+                 : "memory");
+}
+
+/* By a warp: what it has read and written is done. All lanes say so: one for the others would do,
+ * but tools that look for races do not know that. */
+static __device__ void say(uint32_t event)
+{
+    __syncwarp();
+    asm volatile("{\n"
+                 ".reg .b64 state;\n"
+                 "mbarrier.arrive.shared.b64 state, [%0];\n"
+                 "}\n" ::"r"(event)
+                 : "memory");
+}
+
+/* By a warp, all lanes of which leave together. */
+static __device__ void hear(uint32_t event)
+{
+    uint32_t done;
+    do {
+        asm volatile("{\n"
+                     ".reg .pred done;\n"
+#if __CUDA_ARCH__ >= 900
+                     "mbarrier.try_wait.parity.shared.b64 done, [%1], 0;\n"
+#else
+                     "mbarrier.test_wait.parity.shared.b64 done, [%1], 0;\n"
+#endif
+                     "selp.u32 %0, 1, 0, done;\n"
+                     "}\n"
+                     : "=r"(done)
+                     : "r"(event)
+                     : "memory");
+    } while (!__all_sync(0xffffffff, done));
+}
+
+static __device__ void say(const uint64_t *event)
+{
+    say(address_of(event));
+}
+
+static __device__ void hear(const uint64_t *event)
+{
+    hear(address_of(event));
+}
+
+/* By all threads. */
+template <int BLOCKS> static __device__ void make_events(struct factor_room<BLOCKS> *room)
+{
+    int32_t i = threadIdx.x;
+    for (int32_t k = i; k < (int32_t)(sizeof(room->events) / sizeof(uint64_t)); k += blockDim.x)
+        make_event((uint64_t *)&room->events + k, 1);
+    if (i < BLOCKS)
+        make_event(&room->followed[i], BLOCKS - i);
+    if (i < 2)
+        make_event(&room->used[i], BLOCKS - 2 * i + factor_warps<BLOCKS>::HELPERS);
+}
+
+/* ---- the diagonal --------------------------------------------------------------------------- */
+
+/* row's columns [FIRST, END) -= of_lane of the GROUP columns from column on. */
+template <int FIRST, int END>
+static __device__ void subtract_group(const padded_row *column, const float (&of_lane)[GROUP],
+                                      float (&row)[FIT_BLOCK])
 {
 #pragma unroll
-    for (int32_t p = 0; p < FIT_BLOCK - 1; p++)
+    for (int32_t i = FIRST; i < END; i += 4) {
+        if ((i - FIRST) % 16 == 12)
+            __syncwarp(); /* or more is fetched ahead than there are registers for */
+#pragma unroll
+        for (int32_t p = 0; p < GROUP; p++) {
+            float4 part = *(const float4 *)&column[p][i];
+            row[i] = fmaf(-of_lane[p], part.x, row[i]);
+            row[i + 1] = fmaf(-of_lane[p], part.y, row[i + 1]);
+            row[i + 2] = fmaf(-of_lane[p], part.z, row[i + 2]);
+            row[i + 3] = fmaf(-of_lane[p], part.w, row[i + 3]);
+        }
+    }
+}
+
+/* Pivots from P on. All lanes factorise the GROUP x GROUP on the diagonal, each for itself, and
+ * solve for their places next to it. was: those in the group before, which all columns but these
+ * still lack: that is made up for while pivots wait for one another. */
+template <int P>
+static __device__ void factorise_groups(padded_row *column, uint32_t event, float (&row)[FIT_BLOCK],
+                                        const float (&was)[GROUP])
+{
+    if constexpr (P < FIT_BLOCK) {
+        int32_t lane = threadIdx.x % 32;
+        float square[GROUP][GROUP], scale[GROUP], place[GROUP];
+#pragma unroll
+        for (int32_t i = 0; i < GROUP * GROUP; i++)
+            if (i % GROUP <= i / GROUP)
+                square[i / GROUP][i % GROUP] =
+                    __shfl_sync(0xffffffff, row[P + i % GROUP], P + i / GROUP);
+#pragma unroll
+        for (int32_t p = 0; p < GROUP; p++) {
+            scale[p] = reciprocal_root(square[p][p]);
+            place[p] = row[P + p] * scale[p];
+#pragma unroll
+            for (int32_t i = p + 1; i < GROUP; i++) {
+                square[i][p] *= scale[p];
+                row[P + i] = fmaf(-place[p], square[i][p], row[P + i]);
+#pragma unroll
+                for (int32_t j = p + 1; j <= i; j++)
+                    square[i][j] = fmaf(-square[i][p], square[j][p], square[i][j]);
+            }
+        }
+        if constexpr (P > 0)
+            subtract_group<P + GROUP, FIT_BLOCK>(column + P - GROUP, was, row);
+#pragma unroll
+        for (int32_t p = 0; p < GROUP; p++)
+            column[P + p][lane] = lane == P + p ? scale[p] : place[p];
+        say(event + P / GROUP * (uint32_t)sizeof(uint64_t));
+        if constexpr (P + GROUP < FIT_BLOCK)
+            subtract_group<P + GROUP, P + 2 * GROUP>(column + P, place, row);
+        factorise_groups<P + GROUP>(column, event, row, place);
+    }
+}
+
+/* By warp 0, a row a lane; to the right of the diagonal rows hold whatever. */
+template <int BLOCKS> static __device__ void factorise_diagonals(struct factor_room<BLOCKS> *room)
+{
+#pragma unroll 1
+    for (int32_t k = 0; k < BLOCKS; k = *(volatile int32_t *)&room->turn + 1) {
+        float row[FIT_BLOCK];
+        __syncwarp();
+        room->turn = k;
+        if (k > 0)
+            hear(&room->events.diagonal[k]);
+        if (k > 1)
+            hear(&room->followed[k - 2]);
+        int32_t lane = threadIdx.x % 32;
+        asm volatile("" : "+r"(lane)); /* registers are dearer than addresses found anew */
+        get_row(room->diagonal[lane], row);
+        factorise_groups<0>(room->column[k % 2], address_of(room->events.columns[k]), row, {});
+    }
+}
+
+/* ---- what lies below ------------------------------------------------------------------------ */
+
+/* row = row C^-T in columns [P, P + GROUP), and their share for those that follow; C is the factor
+ * of a diagonal block. */
+template <int P>
+static __device__ void solve_group(const padded_row *column, float (&row)[FIT_BLOCK])
+{
+#pragma unroll
+    for (int32_t p = P; p < P + GROUP; p++) {
+        row[p] *= column[p][p];
 #pragma unroll
         for (int32_t i = (p + 1) / 4 * 4; i < FIT_BLOCK; i += 4) {
-            float4 unit = *(const float4 *)&room.unit[p][i];
-            row[i] = i > p ? fmaf(-row[p], unit.x, row[i]) : row[i];
-            row[i + 1] = i + 1 > p ? fmaf(-row[p], unit.y, row[i + 1]) : row[i + 1];
-            row[i + 2] = i + 2 > p ? fmaf(-row[p], unit.z, row[i + 2]) : row[i + 2];
-            row[i + 3] = fmaf(-row[p], unit.w, row[i + 3]);
+            float4 part = *(const float4 *)&column[p][i];
+            row[i] = i > p ? fmaf(-row[p], part.x, row[i]) : row[i];
+            row[i + 1] = i + 1 > p ? fmaf(-row[p], part.y, row[i + 1]) : row[i + 1];
+            row[i + 2] = i + 2 > p ? fmaf(-row[p], part.z, row[i + 2]) : row[i + 2];
+            row[i + 3] = fmaf(-row[p], part.w, row[i + 3]);
         }
-#pragma unroll
-    for (int32_t i = 0; i < FIT_BLOCK; i++)
-        row[i] *= room.scale[i];
-}
-
-/* Below diagonal block k, a warp a block; and a warp for the inverse of its factor, of which a lane
- * has a column. */
-template <int BLOCKS>
-static __device__ void solve_panel(struct factor_room<BLOCKS> *room, int32_t k, float *gram)
-{
-    constexpr int32_t FEATURES = BLOCKS * FIT_BLOCK;
-    int32_t lane = threadIdx.x % 32, block = k + 1 + (int32_t)threadIdx.x / 32;
-    float row[FIT_BLOCK];
-    if (block > BLOCKS)
-        return;
-    if (block < BLOCKS)
-        get_row(room->panel[block][lane], row);
-    else
-#pragma unroll
-        for (int32_t i = 0; i < FIT_BLOCK; i++)
-            row[i] = i == lane;
-    solve_row(*room, row);
-    if (block < BLOCKS) {
-        put_row(row, room->panel[block][lane]);
-        put_row(row, gram + (block * FIT_BLOCK + lane) * FEATURES + k * FIT_BLOCK);
-    } else {
-#pragma unroll
-        for (int32_t i = 0; i < FIT_BLOCK; i++)
-            gram[(k * FIT_BLOCK + i) * FEATURES + k * FIT_BLOCK + lane] = row[i];
     }
 }
 
-/* at += a b^T, of blocks of the panel. */
-static __device__ void update(const float (*a)[STRIDE], const float (*b)[STRIDE], block_sums &at)
+/* sum -= a b */
+static __device__ void subtract_parts(float (&sum)[4], const struct left_parts &a,
+                                      const struct right_parts &b)
+{
+    float part[4] = {0, 0, 0, 0};
+    multiply_tf32(part, a.small, b.big);
+    multiply_tf32(part, a.big, b.small);
+    multiply_tf32(part, a.big, b.big);
+#pragma unroll
+    for (int32_t i = 0; i < 4; i++)
+        sum[i] -= part[i];
+}
+
+/* at -= a b^T, of blocks of the panel. */
+static __device__ void update(const padded_row *a, const padded_row *b, block_sums &at)
 {
     int32_t g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll 1
+    for (int32_t step = 0; step < FIT_BLOCK; step += 8) { /* unrolled it needs too many registers */
+        struct right_parts right[4];
 #pragma unroll
-    for (int32_t step = 0; step < FIT_BLOCK; step += 8) {
-        struct left_parts left[2];
+        for (int32_t n = 0; n < 4; n++) {
+            const float *from = &b[n * 8 + g][step + t];
+            right[n] = split_right(from[0], from[4]);
+        }
 #pragma unroll
         for (int32_t m = 0; m < 2; m++) {
             const float *from = &a[m * 16 + g][step + t];
             float places[4] = {from[0], from[8 * STRIDE], from[4], from[8 * STRIDE + 4]};
-            left[m] = split_left(places);
-        }
+            struct left_parts left = split_left(places);
 #pragma unroll
-        for (int32_t n = 0; n < 4; n++) {
-            const float *from = &b[n * 8 + g][step + t];
-            struct right_parts right = split_right(from[0], from[4]);
-            multiply_parts(at[0][n], left[0], right);
-            multiply_parts(at[1][n], left[1], right);
+            for (int32_t n = 0; n < 4; n++)
+                subtract_parts(at[m][n], left, right[n]);
         }
     }
 }
 
+/* at -= a a^T of columns [step, step + 8) of a, where it matters, which is not right of the
+ * diagonal: places of a left fragment are those of two right ones. */
+static __device__ void update_diagonal(const padded_row *a, int32_t step, block_sums &at)
+{
+    int32_t g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    struct right_parts right[4];
+#pragma unroll
+    for (int32_t n = 0; n < 4; n++) {
+        const float *from = &a[n * 8 + g][step + t];
+        right[n] = split_right(from[0], from[4]);
+    }
+#pragma unroll
+    for (int32_t m = 0; m < 2; m++) {
+        struct left_parts left;
+#pragma unroll
+        for (int32_t i = 0; i < 4; i++) {
+            left.big[i] = right[m * 2 + i % 2].big[i / 2];
+            left.small[i] = right[m * 2 + i % 2].small[i / 2];
+        }
+#pragma unroll
+        for (int32_t n = 0; n < 2 * m + 2; n++)
+            subtract_parts(at[m][n], left, right[n]);
+    }
+}
+
+/* Columns from P on of what is due, as warp 0 finds those of the factor; half a block at a time,
+ * because there is time. */
+template <int P>
+static __device__ void solve_row(const padded_row *column, uint32_t event, float (&row)[FIT_BLOCK])
+{
+    if constexpr (P < FIT_BLOCK) {
+        if (P % (FIT_BLOCK / 2) == 0)
+            hear(event + (P / GROUP + GROUPS / 2 - 1) * (uint32_t)sizeof(uint64_t));
+        solve_group<P>(column, row);
+        solve_row<P + GROUP>(column, event, row);
+    }
+}
+
 template <int BLOCKS>
-static __global__ void __launch_bounds__(FACTOR_THREADS, 1)
-    factor_kernel(struct fit_arrays arrays, double ridge)
+static __device__ void solve_row(const struct factor_room<BLOCKS> &room, int32_t k,
+                                 float (&row)[FIT_BLOCK])
+{
+    solve_row<0>(room.column[k % 2], address_of(room.events.columns[k]), row);
+}
+
+/* The same right below a diagonal block; goes to own, and its share to the next diagonal block. */
+template <int P>
+static __device__ void solve_next_row(const padded_row *column, uint32_t event, padded_row *own,
+                                      float (&row)[FIT_BLOCK], block_sums &at)
+{
+    if constexpr (P < FIT_BLOCK) {
+        hear(event + P / GROUP * (uint32_t)sizeof(uint64_t));
+        solve_group<P>(column, row);
+        if constexpr (P / GROUP % 2 != 0) {
+            put_row<P - GROUP, P + GROUP>(row, own[threadIdx.x % 32]);
+            __syncwarp();
+            update_diagonal(own, P - GROUP, at);
+        }
+        solve_next_row<P + GROUP>(column, event, own, row, at);
+    }
+}
+
+/* Block (i, j) gets its share of column k, if it lies behind it; if right behind it, it is due. */
+template <int BLOCKS>
+static __device__ void give_share(struct factor_room<BLOCKS> *room, int32_t k, int32_t i, int32_t j,
+                                  block_sums &at)
+{
+    if (j <= k)
+        return;
+    asm volatile("" : "+r"(i), "+r"(j)); /* registers are dearer than addresses found anew */
+    hear(&room->events.solved[k][i]);
+    hear(&room->events.solved[k][j]);
+    update(place_of(room, i, k), place_of(room, j, k), at);
+    if (j > k + 1)
+        return;
+    if (BLOCKS > 4 && j >= 3)
+        hear(&room->used[j >= 5]);
+    put_block(at, place_of(room, i, j));
+    say(&room->events.due[j][i]);
+}
+
+/* Where block (i, j) is in global memory; found anew each time, because registers are dear. */
+template <int BLOCKS>
+static __device__ float *gram_at(const struct fit_arrays &arrays, int32_t i, int32_t j)
 {
     constexpr int32_t FEATURES = BLOCKS * FIT_BLOCK;
-    constexpr int32_t OWN = (BLOCKS * (BLOCKS + 1) / 2 + FACTOR_WARPS - 1) / FACTOR_WARPS;
-    __shared__ __align__(16) struct factor_room<BLOCKS> room;
-    int32_t head = blockIdx.x, warp = threadIdx.x / 32, own[OWN];
-    float *gram = arrays.gram + (int64_t)head * FEATURES * FEATURES;
-    block_sums at[OWN];
-    struct head_sums sums = sums_of(arrays, head);
-    double beta_squared = sums.raw_q > 0 ? sums.raw_o / sums.raw_q : 0;
-    double lambda = ridge * (sums.centred_o + beta_squared * sums.centred_q) / FEATURES;
-    if (!fit_is_due(sums) || !(lambda > 0) || !isfinite(lambda)) {
-        if (threadIdx.x == 0)
-            arrays.solved[head] = 0;
-        return;
-    }
-    /* Where q is 0 or o is, any ridge will do for q's features: their weight is 0. */
-    double of_q = beta_squared > 0 ? lambda / beta_squared : lambda;
-    if (threadIdx.x == 0)
-        room.failed = 0;
+    int32_t head = blockIdx.x;
+    asm volatile("" : "+r"(head));
+    return arrays.gram + ((int64_t)head * FEATURES + i * FIT_BLOCK) * FEATURES + j * FIT_BLOCK;
+}
+
+/* Blocks left of (i, i - 1), but for (3, 1), are 14, counted column by column: warps without a row
+ * take every fourth of 12, and so does warp 1; the last two are warp 2's. */
+template <int BLOCKS>
+static __device__ void help(struct factor_room<BLOCKS> *room, int32_t helper,
+                            const struct fit_arrays &arrays)
+{
+    int32_t i[3], j[3];
+    block_sums at[3];
 #pragma unroll
-    for (int32_t l = 0; l < OWN; l++) {
-        own[l] = find_block(warp + l * FACTOR_WARPS, BLOCKS);
-        int32_t i = block_i(own[l]), j = block_j(own[l]);
-        float added = i != j ? 0 : (float)(i < BLOCKS / 2 ? lambda : of_q);
-        if (i >= 0)
-            load_minus(gram + (i * FEATURES + j) * FIT_BLOCK, FEATURES, added, at[l]);
+    for (int32_t l = 0; l < 3; l++) {
+        i[l] = 4 + (helper < 4 ? helper + l * 4 : 12 + l);
+        j[l] = 1;
+        while (j[l] < BLOCKS - 2 && i[l] >= BLOCKS)
+            i[l] += ++j[l] + 2 - BLOCKS;
+        if (i[l] < BLOCKS)
+            load_block(gram_at<BLOCKS>(arrays, i[l], j[l]), BLOCKS * FIT_BLOCK, at[l]);
     }
 #pragma unroll 1
-    for (int32_t k = 0; k < BLOCKS; k++) {
+    for (int32_t k = 0; k < BLOCKS - 3; k++) {
 #pragma unroll
-        for (int32_t l = 0; l < OWN; l++)
-            if (block_j(own[l]) == k)
-                put_minus(at[l], room.panel[block_i(own[l])]);
-        __syncthreads();
-        if (warp == 0)
-            factorise_diagonal(&room, k);
-        __syncthreads();
-        solve_panel(&room, k, gram);
-        __syncthreads();
-#pragma unroll
-        for (int32_t l = 0; l < OWN; l++)
-            if (block_j(own[l]) > k)
-                update(room.panel[block_i(own[l])], room.panel[block_j(own[l])], at[l]);
-        __syncthreads();
+        for (int32_t l = 0; l < 3; l++)
+            if (i[l] < BLOCKS)
+                give_share(room, k, i[l], j[l], at[l]);
+        if (k < 2)
+            say(&room->used[k]);
     }
-    if (threadIdx.x == 0)
-        arrays.solved[head] = !room.failed;
+}
+
+/* The last turn of row i, in haste: (i, i - 1) is solved for, and (i, i) is there for warp 0. */
+template <int BLOCKS>
+static __device__ void finish_row(struct factor_room<BLOCKS> *room, block_sums &at,
+                                  const struct fit_arrays &arrays)
+{
+    int32_t i = find_warp(), k = i - 1;
+    padded_row *own = place_of(room, i, k);
+    float row[FIT_BLOCK];
+    hear(&room->events.due[k][i]);
+    get_row(own[threadIdx.x % 32], row);
+    add_ridge(room->ridge[i >= BLOCKS / 2], at);
+    solve_next_row<0>(room->column[k % 2], address_of(room->events.columns[k]), own, row, at);
+    put_block<true>(at, room->diagonal);
+    i = find_warp();
+    k = i - 1;
+    say(&room->events.diagonal[i]);
+    say(&room->events.solved[k][i]);
+    say(&room->followed[k]);
+    store_rows(own, gram_at<BLOCKS>(arrays, i, k), BLOCKS * FIT_BLOCK);
+    if (k < 2)
+        say(&room->used[k]);
+}
+
+/* Row i of blocks, a column a turn: block (i, k) is solved for, once it is due; (i, i) and
+ * (i, i - 1), which are at, get their share. The first two, which are soon through, help then. */
+template <int BLOCKS>
+static __device__ void follow(struct factor_room<BLOCKS> *room, block_sums (&at)[2],
+                              const struct fit_arrays &arrays)
+{
+    int32_t i = find_warp(), lane = threadIdx.x % 32;
+    float row[FIT_BLOCK];
+    say(&room->events.due[0][i]);
+#pragma unroll 1
+    for (int32_t k = 0; k < i - 1; k++) {
+        padded_row *own = place_of(room, i, k);
+        hear(&room->events.due[k][i]);
+        get_row(own[lane], row);
+        solve_row(*room, k, row);
+        put_row<0, FIT_BLOCK>(row, own[lane]);
+        say(&room->events.solved[k][i]);
+        say(&room->followed[k]);
+        give_share(room, k, i, i - 1, at[1]);
+#pragma unroll 1
+        for (int32_t step = 0; step < FIT_BLOCK; step += 8)
+            update_diagonal(own, step, at[0]);
+        store_rows(own, gram_at<BLOCKS>(arrays, i, k), BLOCKS * FIT_BLOCK);
+        if (k < 2)
+            say(&room->used[k]);
+    }
+    finish_row(room, at[0], arrays);
+    if (factor_warps<BLOCKS>::HELPERS > 0 && i <= 2)
+        help(room, i + 2, arrays);
+}
+
+/* The inverses of the diagonal blocks' factors, a column a lane; but first (3, 1), which
+ * is in more of a hurry. Returns whether all of the lane's pivots were positive: roots tell. */
+template <int BLOCKS>
+static __device__ bool invert(struct factor_room<BLOCKS> *room, const struct fit_arrays &arrays)
+{
+    int32_t lane = threadIdx.x % 32;
+    bool positive = true;
+    block_sums at;
+    load_block(gram_at<BLOCKS>(arrays, 3, 1), BLOCKS * FIT_BLOCK, at);
+    give_share(room, 0, 3, 1, at);
+    say(&room->used[0]);
+#pragma unroll 1
+    for (int32_t k = 0; k < BLOCKS; k++) {
+        float row[FIT_BLOCK];
+#pragma unroll
+        for (int32_t i = 0; i < FIT_BLOCK; i++)
+            row[i] = i == lane;
+        solve_row(*room, k, row);
+        float scale = room->column[k % 2][lane][lane];
+        positive = positive && scale > 0 && scale < INFINITY;
+        say(&room->followed[k]);
+        float *to = gram_at<BLOCKS>(arrays, k, k) + lane;
+#pragma unroll
+        for (int32_t i = 0; i < FIT_BLOCK; i++)
+            to[i * BLOCKS * FIT_BLOCK] = row[i];
+    }
+    return positive;
+}
+
+/* ---- launch --------------------------------------------------------------------------------- */
+
+/* What the ridge adds for features of o and of q; false where there is nothing to fit. */
+static __device__ bool find_ridge(const struct head_sums &sums, double ridge, int32_t features,
+                                  float (&added)[2])
+{
+    double beta_squared = sums.raw_q > 0 ? sums.raw_o / sums.raw_q : 0;
+    double lambda = ridge * (sums.centred_o + beta_squared * sums.centred_q) / features;
+    /* Where q is 0 or o is, any ridge will do for q's features: their weight is 0. */
+    added[0] = (float)lambda;
+    added[1] = (float)(beta_squared > 0 ? lambda / beta_squared : lambda);
+    return fit_is_due(sums) && lambda > 0 && isfinite(lambda);
+}
+
+/* By warp 0: the ridge, and the first diagonal block with it. */
+template <int BLOCKS>
+static __device__ void begin(struct factor_room<BLOCKS> *room, const struct fit_arrays &arrays,
+                             double ridge, const float4 (&first)[8])
+{
+    int32_t lane = threadIdx.x % 32;
+    float added[2];
+    bool is_due = find_ridge(sums_of(arrays, blockIdx.x), ridge, BLOCKS * FIT_BLOCK, added);
+    put_rows(first, room->diagonal);
+    __syncwarp();
+    room->diagonal[lane][lane] += added[0];
+    if (lane == 0) {
+        room->ridge[0] = added[0];
+        room->ridge[1] = added[1];
+        room->is_due = is_due;
+    }
+    __syncwarp();
+}
+
+template <int BLOCKS>
+static __global__ void __launch_bounds__(factor_warps<BLOCKS>::ALL * 32, 1)
+    factor_kernel(struct repair_cuda repair, struct fit_arrays arrays, struct apply_plan plan)
+{
+    extern __shared__ __align__(16) char shared[];
+    struct factor_room<BLOCKS> &room = *(struct factor_room<BLOCKS> *)shared;
+    int32_t warp = find_warp();
+    float4 first[8];
+    block_sums at[2];
+    int32_t spare = (int32_t)blockIdx.x - repair.shape.heads;
+    if (spare >= 0) { /* a multiprocessor without a head */
+        warm_rows(repair, plan, spare, plan.idle);
+        return;
+    }
+    make_events(&room);
+    await_launch_before();
+    if (warp < BLOCKS)
+        load_rows(gram_at<BLOCKS>(arrays, warp, 0), BLOCKS * FIT_BLOCK, first);
+#pragma unroll
+    for (int32_t l = 0; l < 2; l++)
+        if (warp > l && warp < BLOCKS)
+            load_block(gram_at<BLOCKS>(arrays, warp, warp - l), BLOCKS * FIT_BLOCK, at[l]);
+    if (warp == 0) {
+        begin(&room, arrays, repair.ridge, first);
+    } else if (warp < BLOCKS) {
+        put_rows(first, place_of(&room, warp, 0));
+    }
+    __syncthreads();
+    if (!room.is_due) {
+        if (threadIdx.x == 0)
+            arrays.solved[blockIdx.x] = 0;
+    } else if (warp == 0) {
+        factorise_diagonals(&room);
+    } else if (warp < BLOCKS) {
+        follow(&room, at, arrays);
+    } else if (warp == BLOCKS) {
+        bool positive = __all_sync(0xffffffff, invert(&room, arrays));
+        if (threadIdx.x % 32 == 0)
+            arrays.solved[blockIdx.x] = positive;
+    } else {
+        help(&room, warp - BLOCKS - 1, arrays);
+    }
+}
+
+template <int BLOCKS>
+static cudaError_t launch(const struct repair_cuda *repair, const struct fit_arrays *arrays,
+                          cudaStream_t stream)
+{
+    const int bytes = (int)sizeof(struct factor_room<BLOCKS>);
+    struct apply_plan plan;
+    cudaError_t error = repair_plan(repair, &plan);
+    if (error == cudaSuccess)
+        error = cudaFuncSetAttribute(factor_kernel<BLOCKS>,
+                                     cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error != cudaSuccess)
+        return error;
+    return launch_next(factor_kernel<BLOCKS>, repair->shape.heads + plan.idle,
+                       factor_warps<BLOCKS>::ALL * 32, (size_t)bytes, stream, *repair, *arrays,
+                       plan);
 }
 
 cudaError_t repair_factor(const struct repair_cuda *repair, const struct fit_arrays *arrays,
                           cudaStream_t stream)
 {
-    int32_t heads = repair->shape.heads;
-    if (repair->shape.head_dim == 128)
-        factor_kernel<8><<<heads, FACTOR_THREADS, 0, stream>>>(*arrays, repair->ridge);
-    else
-        factor_kernel<4><<<heads, FACTOR_THREADS, 0, stream>>>(*arrays, repair->ridge);
-    return cudaGetLastError();
+    return repair->shape.head_dim == 128 ? launch<8>(repair, arrays, stream)
+                                         : launch<4>(repair, arrays, stream);
 }

@@ -11,7 +11,8 @@
  * Allen's PRESS.
  *
  * Three launches: the products x^T x and x^T e, here, in tiles of 64 x 64; the factor of what they
- * come to with the ridge, in repair_factor.cu; solving and what follows, in repair_solve.cu.
+ * come to with the ridge, in repair_factor.cu; solving and what follows, judgement included, in
+ * repair_solve.cu.
  * Float32 will do: the ridge keeps the condition number below features / ridge.
  *
  * Bound: 18 tiles of a head at head_dim 128 wait for the second-level cache.
@@ -126,6 +127,7 @@ static __global__ void __launch_bounds__(TILE_THREADS)
     int32_t pairs = features / FIT_TILE * (features / FIT_TILE + 1) / 2;
     const float *x = arrays.x + (int64_t)head * arrays.rows * features;
     float sum[2][4][4];
+    await_launch_before();
     if (!fit_is_due(arrays, head))
         return;
     if (tile >= pairs) {
@@ -154,8 +156,8 @@ cudaError_t repair_fit(const struct repair_cuda *repair, const struct fit_arrays
     int32_t heads = repair->shape.heads, head_dim = repair->shape.head_dim;
     int32_t squares = arrays->features / FIT_TILE, columns = head_dim / FIT_TILE;
     int32_t grams = squares * (squares + 1) / 2 + squares * columns;
-    gram_kernel<<<heads * grams, TILE_THREADS, 0, stream>>>(*arrays, head_dim, grams);
-    cudaError_t error = cudaGetLastError();
+    cudaError_t error = launch_next(gram_kernel, (int64_t)heads * grams, TILE_THREADS, 0, stream,
+                                    *arrays, head_dim, grams);
     if (error == cudaSuccess)
         error = repair_factor(repair, arrays, stream);
     return error == cudaSuccess ? repair_solve(repair, arrays, stream) : error;

@@ -6,8 +6,8 @@
  *
  * works out the squares that e - x weight leaves in each row, and packs the weights; or rows of x,
  * whose leverage is |C^-1 x_i^T|^2. Columns have nothing to do with each other, so that blocks wait
- * for nobody. Solving is backward stable; an explicit inverse times x^T e loses the condition
- * number twice.
+ * for nobody; the last of a head judges what all have found. Solving is backward stable; an
+ * explicit inverse times x^T e loses the condition number twice.
  *
  * Warp w has rows 32 w .. of the unknowns in registers, minus themselves, so that updates add. Once
  * 32 rows are due, all warps multiply them by the diagonal block's inverse, and those whose turn is
@@ -20,7 +20,8 @@
  *
  * Ladder: see repair_factor.cu.
  */
-#include "repair_cuda.cuh"
+#include "last_cta.cuh"
+#include "repair_judge.cuh"
 #include "repair_mma.cuh"
 
 enum { STRIDE = FIT_BLOCK + 2 /* keeps a warp's reads on banks of their own */ };
@@ -305,6 +306,7 @@ static __device__ void pack_columns(struct solve_room<WARPS> *room, const struct
     float *own = &room->z[warp * FIT_BLOCK][lane];
     float *weight = arrays.weight + ((int64_t)head * FEATURES + warp * FIT_BLOCK) * D + column;
     float scale = dtype == DRAFTATTN_F32 ? 1 : find_scale(room, own);
+    float unscale = 1 / scale; /* powers of two: exact */
     float shift = 0, row_mean = mean[warp * FIT_BLOCK + lane];
 #pragma unroll 4
     for (int32_t i = 0; i < FIT_BLOCK; i++) {
@@ -312,7 +314,7 @@ static __device__ void pack_columns(struct solve_room<WARPS> *room, const struct
         if (dtype == DRAFTATTN_F32) {
             weight[i * D] = value;
         } else {
-            uint16_t bits = round_to_half(dtype, value / scale);
+            uint16_t bits = round_to_half(dtype, value * unscale);
             value = load_element(&bits, dtype, 0) * scale;
             own[i * STRIDE] = __uint_as_float(bits);
         }
@@ -356,37 +358,38 @@ static __device__ void find_weights(struct solve_room<WARPS> *room, const struct
 
 /* ---- launch --------------------------------------------------------------------------------- */
 
-/* Tiles of the weights, which take longest, come first. */
+/* Tiles of the weights, which take longest, come first. Heads without a fit are judged as well. */
 template <int WARPS>
 static __global__ void __launch_bounds__(WARPS * 32, 8 / WARPS)
-    solve_kernel(struct fit_arrays arrays, int32_t heads, draftattn_dtype packed)
+    solve_kernel(struct repair_cuda repair, struct fit_arrays arrays, draftattn_dtype packed)
 {
     constexpr int32_t COLUMNS = WARPS / 2; /* tiles of the weights */
     __shared__ __align__(16) struct solve_room<WARPS> room;
-    int32_t head = blockIdx.x % heads, tile = blockIdx.x / heads;
-    if (!arrays.solved[head])
-        return;
-    if (tile < COLUMNS)
+    __shared__ double judge_room[WARPS];
+    int32_t head = blockIdx.x % repair.shape.heads, tile = blockIdx.x / repair.shape.heads;
+    await_launch_before();
+    bool solved = arrays.solved[head];
+    if (solved && tile < COLUMNS)
         find_weights(&room, arrays, head, tile, packed);
-    else
+    else if (solved)
         find_leverage(&room, arrays, head, tile - COLUMNS);
+    if (solved ? is_last_cta(arrays.done + head, gridDim.x / repair.shape.heads) : tile == 0)
+        judge_head(repair, arrays, head, solved, judge_room);
 }
 
 template <int WARPS>
-static void launch(const struct repair_cuda *repair, const struct fit_arrays *arrays,
-                   cudaStream_t stream)
+static cudaError_t launch(const struct repair_cuda *repair, const struct fit_arrays *arrays,
+                          cudaStream_t stream)
 {
     draftattn_dtype packed = repair_is_packed(repair) ? repair->dtype : DRAFTATTN_F32;
-    int32_t heads = repair->shape.heads, tiles = WARPS / 2 + arrays->rows / FIT_BLOCK;
-    solve_kernel<WARPS><<<heads * tiles, WARPS * 32, 0, stream>>>(*arrays, heads, packed);
+    int64_t tiles = WARPS / 2 + arrays->rows / FIT_BLOCK;
+    return launch_next(solve_kernel<WARPS>, repair->shape.heads * tiles, WARPS * 32, 0, stream,
+                       *repair, *arrays, packed);
 }
 
 cudaError_t repair_solve(const struct repair_cuda *repair, const struct fit_arrays *arrays,
                          cudaStream_t stream)
 {
-    if (repair->shape.head_dim == 128)
-        launch<8>(repair, arrays, stream);
-    else
-        launch<4>(repair, arrays, stream);
-    return cudaGetLastError();
+    return repair->shape.head_dim == 128 ? launch<8>(repair, arrays, stream)
+                                         : launch<4>(repair, arrays, stream);
 }

@@ -57,7 +57,7 @@ DEVICE void take_out(float &a, float &b, uint32_t bits, uint32_t bit)
 /* Takes out the means of kept blocks, and what lies behind the last. words: the step's kept bits;
  * there: means from the step's first to the last of all. The bits of a thread's columns are brought
  * together, a byte for every fourth group of 8 columns, so that predicates are set many at once. */
-DEVICE void mask_means(float (&sums)[64], uint4 words, int there)
+template <int N> DEVICE void mask_means(float (&sums)[N], uint4 words, int there)
 {
     int column = threadIdx.x % 4 * 2;
     if (there < KEYS) {
@@ -71,7 +71,8 @@ DEVICE void mask_means(float (&sums)[64], uint4 words, int there)
     for (int j = 0; j < 32; j++) {
         /* Bits 2 i and 2 i + 1 of byte j / 8: of words[i], its columns 8 * (j / 8) on. */
         int g = j % 8 / 2 * 4 + j / 8, i = j % 2;
-        take_out(sums[4 * g + i], sums[4 * g + 2 + i], out, 1u << j);
+        if (g < N / 4)
+            take_out(sums[4 * g + i], sums[4 * g + 2 + i], out, 1u << j);
     }
 }
 
@@ -97,13 +98,13 @@ static inline cut_block cut_block_of(const shape_cuda &shape, float scale_log2, 
 
 /* Means count as many times as their blocks have keys, and all are taken for whole ones: makes up
  * for it at a short block. begin: the step's first mean. */
-DEVICE void lift_cut_mean(float (&sums)[64], const cut_block &cut, int begin)
+template <int N> DEVICE void lift_cut_mean(float (&sums)[N], const cut_block &cut, int begin)
 {
     int at = cut.block - begin, column = at % 8 - threadIdx.x % 4 * 2;
     float low = column == 0 ? cut.lift : 0, high = column == 1 ? cut.lift : 0;
     asm("" : "+f"(low), "+f"(high)); /* once, not for every group of 8 columns */
 #pragma unroll
-    for (int g = 0; g < 16; g++) {
+    for (int g = 0; g < N / 4; g++) {
         float even = g == at / 8 ? low : 0, odd = g == at / 8 ? high : 0;
         sums[4 * g] += even, sums[4 * g + 1] += odd;
         sums[4 * g + 2] += even, sums[4 * g + 3] += odd;
@@ -121,14 +122,15 @@ struct softmax_rows {
 };
 
 /* Largest base-2 logits of the rows, each by its four lanes. */
-DEVICE void find_largest(const float (&sums)[64], float scale, float lift, float (&top)[2])
+template <int N>
+DEVICE void find_largest(const float (&sums)[N], float scale, float lift, float (&top)[2])
 {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         float even = fmaxf(sums[2 * h], sums[2 * h + 1]);
         float odd = fmaxf(sums[2 * h + 4], sums[2 * h + 5]);
 #pragma unroll
-        for (int g = 2; g < 16; g += 2) {
+        for (int g = 2; g < N / 4; g += 2) {
             even = fmaxf(even, fmaxf(sums[4 * g + 2 * h], sums[4 * g + 2 * h + 1]));
             odd = fmaxf(odd, fmaxf(sums[4 * g + 2 * h + 4], sums[4 * g + 2 * h + 5]));
         }
@@ -158,8 +160,8 @@ DEVICE void move_base(softmax_rows &rows, const float (&top)[2])
 
 /* Logits to weights, in place: 2^(sums scale + lift - base). FOLLOW: the base follows the maximum,
  * else it is the first step's. */
-template <bool FOLLOW, bool FIRST>
-DEVICE void soften(float (&sums)[64], softmax_rows &rows, float scale, float lift)
+template <bool FOLLOW, bool FIRST, int N>
+DEVICE void soften(float (&sums)[N], softmax_rows &rows, float scale, float lift)
 {
     float top[2];
     rows.moved = false;
@@ -176,7 +178,7 @@ DEVICE void soften(float (&sums)[64], softmax_rows &rows, float scale, float lif
             rows.base[h] = 0;
         float shift = lift - (FOLLOW && rows.base[h] == -INFINITY ? 0 : rows.base[h]);
 #pragma unroll
-        for (int g = 0; g < 16; g++) {
+        for (int g = 0; g < N / 4; g++) {
             float &a = sums[4 * g + 2 * h], &b = sums[4 * g + 2 * h + 1];
             a = exp2_fast(fmaf(a, scale, shift));
             b = exp2_fast(fmaf(b, scale, shift));
@@ -187,10 +189,10 @@ DEVICE void soften(float (&sums)[64], softmax_rows &rows, float scale, float lif
     }
 }
 
-template <typename T> DEVICE void round_weights(const float (&sums)[64], uint32_t (&p)[32])
+template <typename T, int N> DEVICE void round_weights(const float (&sums)[N], uint32_t (&p)[32])
 {
 #pragma unroll
-    for (int i = 0; i < 32; i++)
+    for (int i = 0; i < N / 2; i++)
         p[i] = pack_pair<T>(sums[2 * i], sums[2 * i + 1]);
 }
 

@@ -614,6 +614,16 @@ static const struct test_case cases[] = {
      .1, 1},
     {"40 heads", 2, 20, 128, 400, 0, 128, 100, BF16, BF16, TOKENS_FIRST, true, true, KINDS, 3, .1,
      1},
+    {"one row of 16", 1, 3, 128, 1009, 40, 128, 300, BF16, BF16, HEADS_FIRST, true, true, LATENT, 3,
+     .1, 1},
+    {"1024 of 1033", 1, 2, 64, 1033, 0, 64, 1024, F16, F16, TOKENS_FIRST, false, true, LATENT, 4,
+     .1, 1},
+    {"every row f32", 1, 2, 64, 301, 0, 64, 301, F32, F32, TURNED, true, true, LATENT, 0, .1, 1},
+    /* Heads enough for a warp of the correction to have several turns, and full blocks between. */
+    {"long shares", 2, 66, 128, 420, 9, 128, 200, BF16, BF16, TOKENS_FIRST, true, true, KINDS, 2,
+     .1, 1},
+    {"long shares 64", 2, 132, 64, 420, 0, 64, 150, F16, F16, HEADS_FIRST, false, true, LATENT, 3,
+     .1, 1},
 };
 
 int main(int argc, char **argv)
