@@ -34,6 +34,8 @@
  *   7  kept means by predicates, seven an instruction; no weights loaded but for short blocks: 24 x
  *      118,784 with means at 75 and 90 % 66.6 -> 65.6, 30.7 -> 29.2 ms, 12 x 32,760 at 90 % 1.21 ->
  *      1.20; what means cost, by fastest tenths taking turns, 5.4 -> 3.1 and 12.2 -> 11.4 %
+ *   8  a last step of means as wide as they need: at 90 % 27.26 -> 27.12 ms, and 9.9 -> 9.8 % for
+ *      means, by fastest tenths; medians 28.8 -> 28.5 and 11.4 -> 9.0; 75 % and 12 x 32,760 as ever
  * Beside others in one process (tests/bench/compare_gpu.py): 12 x 32,760 dense 768,
  * FlashAttention-4 707, cuDNN 564; 24 x 118,784 dense 706, 645, 614; 90 % 703, 667; with key blocks
  * of 64 709, 569.
