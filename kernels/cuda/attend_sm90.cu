@@ -581,7 +581,7 @@ __global__ void __launch_bounds__(THREADS, 1) attend_kernel(const __grid_constan
         }
         for (int i = 0; i < TILES; i++)
             mbarrier_init(&s.tile_full[i], 1), mbarrier_init(&s.tile_empty[i], 4 * CONSUMERS);
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        mbarrier_init_fence();
     }
     __syncthreads();
     if (threadIdx.x < 128) {

@@ -164,8 +164,8 @@ DEVICE void multiply(const float *queries, const float *keys, int32_t pairs, sum
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
         const float2 query = *(const float2 *)(queries + place(TILE_ROWS, i * 8, 0));
-        split(query.x, &big[i / 2][i % 2], &small[i / 2][i % 2]);
-        split(query.y, &big[i / 2][i % 2 + 2], &small[i / 2][i % 2 + 2]);
+        split_float(query.x, &big[i / 2][i % 2], &small[i / 2][i % 2]);
+        split_float(query.y, &big[i / 2][i % 2 + 2], &small[i / 2][i % 2 + 2]);
     }
 #pragma unroll
     for (int pair = 0; pair < PAIRS; pair++) {
@@ -176,8 +176,8 @@ DEVICE void multiply(const float *queries, const float *keys, int32_t pairs, sum
             const int32_t row = pair * WARPS * PAIR_COLUMNS + tile * 2;
             const float2 key = *(const float2 *)(keys + place(0, row, 0));
             uint32_t key_big[2], key_small[2];
-            split(key.x, &key_big[0], &key_small[0]);
-            split(key.y, &key_big[1], &key_small[1]);
+            split_float(key.x, &key_big[0], &key_small[0]);
+            split_float(key.y, &key_big[1], &key_small[1]);
             float part[ROWS / 2][4] = {};
             multiply_parts(small, key_big, part);
             multiply_parts(big, key_small, part);
@@ -224,6 +224,30 @@ DEVICE void products(const struct map_args &args, struct shared_room<HEAD_DIM> &
 }
 
 /* ---- the map -------------------------------------------------------------------------------- */
+
+/* Four columns, of which `there` exist. */
+DEVICE float4 load_four(const struct map_args &args, const float *from, int32_t there)
+{
+    if (args.vectors)
+        return *(const float4 *)from;
+    return make_float4(from[0], there > 1 ? from[1] : 0, there > 2 ? from[2] : 0,
+                       there > 3 ? from[3] : 0);
+}
+
+DEVICE void store_four(const struct map_args &args, float *to, int32_t there, float4 value)
+{
+    if (args.vectors) {
+        *(float4 *)to = value;
+        return;
+    }
+    to[0] = value.x;
+    if (there > 1)
+        to[1] = value.y;
+    if (there > 2)
+        to[2] = value.z;
+    if (there > 3)
+        to[3] = value.w;
+}
 
 /* Calls four(row, pair, to, there) for each four columns that this thread has of a segment. */
 template <typename Four>

@@ -1,11 +1,11 @@
 /*
- * What the kernels of the draft map share: a launch as they take it, the softmax of part of a row,
- * four columns of the map at a time.
+ * What the kernels of the draft map share: a launch as they take it, the softmax of part of a row.
  */
 #ifndef DRAFTATTN_KERNELS_CUDA_DRAFT_MAP_CUH
 #define DRAFTATTN_KERNELS_CUDA_DRAFT_MAP_CUH
 
 #include "attend_item.cuh"
+#include "tf32.cuh"
 
 struct map_args {
     const float *mean_q, *mean_k, *spread_k;
@@ -30,38 +30,6 @@ DEVICE struct softmax_part joined(struct softmax_part a, struct softmax_part b)
 {
     const float top = fmaxf(a.largest, b.largest);
     return {top, a.sum * exp2f(a.largest - top) + b.sum * exp2f(b.largest - top)};
-}
-
-/* value = big + small to its last bit or the one before: big is the nearest of 11 bits, of small
- * the tensor cores drop what is beyond its first 11. */
-DEVICE void split(float value, uint32_t *big, uint32_t *small)
-{
-    *big = (__float_as_uint(value) + 0x1000) & 0xffffe000;
-    *small = __float_as_uint(value - __uint_as_float(*big));
-}
-
-/* Four columns, of which `there` exist. */
-DEVICE float4 load_four(const struct map_args &args, const float *from, int32_t there)
-{
-    if (args.vectors)
-        return *(const float4 *)from;
-    return make_float4(from[0], there > 1 ? from[1] : 0, there > 2 ? from[2] : 0,
-                       there > 3 ? from[3] : 0);
-}
-
-DEVICE void store_four(const struct map_args &args, float *to, int32_t there, float4 value)
-{
-    if (args.vectors) {
-        *(float4 *)to = value;
-        return;
-    }
-    to[0] = value.x;
-    if (there > 1)
-        to[1] = value.y;
-    if (there > 2)
-        to[2] = value.z;
-    if (there > 3)
-        to[3] = value.w;
 }
 
 /* ---- on the host ---------------------------------------------------------------------------- */

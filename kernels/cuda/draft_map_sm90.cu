@@ -187,7 +187,7 @@ DEVICE void write_queries(const struct map_args &args, struct room_of<HEAD_DIM> 
             const int32_t chunk = (step % (PANEL / DEPTH) * 4 + e) ^ g;
             const int32_t word = row * PANEL + chunk * 4 + t;
             uint32_t big, small;
-            split(SQUARES ? value[e] * value[e] : value[e], &big, &small);
+            split_float(SQUARES ? value[e] * value[e] : value[e], &big, &small);
             room.queries[0][panel][word] = __uint_as_float(big);
             room.queries[1][panel][word] = __uint_as_float(small);
         }
@@ -247,14 +247,14 @@ DEVICE void multiply(float4 low, float4 high, uint32_t query_big, uint32_t query
     uint32_t big[8], small[8];
     float part[32];
 
-    split(low.x, &big[0], &small[0]);
-    split(high.x, &big[1], &small[1]);
-    split(low.y, &big[2], &small[2]);
-    split(high.y, &big[3], &small[3]);
-    split(low.z, &big[4], &small[4]);
-    split(high.z, &big[5], &small[5]);
-    split(low.w, &big[6], &small[6]);
-    split(high.w, &big[7], &small[7]);
+    split_float(low.x, &big[0], &small[0]);
+    split_float(high.x, &big[1], &small[1]);
+    split_float(low.y, &big[2], &small[2]);
+    split_float(high.y, &big[3], &small[3]);
+    split_float(low.z, &big[4], &small[4]);
+    split_float(high.z, &big[5], &small[5]);
+    split_float(low.w, &big[6], &small[6]);
+    split_float(high.w, &big[7], &small[7]);
     settle(big);
     settle(small);
     wgmma_fence();
@@ -598,7 +598,7 @@ template <int HEAD_DIM> DEVICE void init_barriers(struct room_of<HEAD_DIM> &room
             mbarrier_init(&room.all_sent[0], 1);
             mbarrier_init(&room.all_sent[1], 1);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        mbarrier_init_fence();
     }
     __syncwarp();
 }

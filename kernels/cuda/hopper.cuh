@@ -26,6 +26,12 @@ DEVICE void mbarrier_init(uint64_t *barrier, int arrivals)
                  "r"(arrivals));
 }
 
+/* Behind mbarrier_init(), so that tensor copies and the cluster see it. */
+DEVICE void mbarrier_init_fence(void)
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
 DEVICE void mbarrier_expect(uint64_t *barrier, int bytes)
 {
     asm volatile(

@@ -295,7 +295,10 @@ cudaError_t cuda_repair(const struct repair_cuda *repair, cudaStream_t stream)
     cudaError_t error = cudaGetLastError();
     if (error == cudaSuccess && !repair->apply)
         return launch_next(judge_kernel, shape->heads, JUDGE_THREADS, 0, stream, *repair, arrays);
+    struct apply_plan plan;
     if (error == cudaSuccess)
-        error = repair_fit(repair, &arrays, stream);
-    return error == cudaSuccess ? repair_apply(repair, &arrays, stream) : error;
+        error = repair_plan(repair, &plan);
+    if (error == cudaSuccess)
+        error = repair_fit(repair, &arrays, &plan, stream);
+    return error == cudaSuccess ? repair_apply(repair, &arrays, &plan, stream) : error;
 }

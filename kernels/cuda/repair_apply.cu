@@ -377,18 +377,11 @@ cudaError_t repair_plan(const struct repair_cuda *repair, struct apply_plan *pla
 
 template <typename Half, int D>
 static cudaError_t launch_packed(const struct repair_cuda *repair, const struct fit_arrays *arrays,
-                                 cudaStream_t stream)
+                                 const struct apply_plan *plan, cudaStream_t stream)
 {
-    const int bytes = (int)sizeof(struct apply_room<D>);
-    struct apply_plan plan;
-    cudaError_t error = repair_plan(repair, &plan);
-    if (error == cudaSuccess)
-        error = cudaFuncSetAttribute(apply_kernel<Half, D>,
-                                     cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (error != cudaSuccess)
-        return error;
-    return launch_next(apply_kernel<Half, D>, (int64_t)repair->shape.heads * plan.shares,
-                       APPLY_THREADS, (size_t)bytes, stream, *repair, *arrays, plan);
+    return launch_next(apply_kernel<Half, D>, (int64_t)repair->shape.heads * plan->shares,
+                       APPLY_THREADS, sizeof(struct apply_room<D>), stream, *repair, *arrays,
+                       *plan);
 }
 
 /* ---- any type, any strides ------------------------------------------------------------------ */
@@ -456,15 +449,15 @@ static cudaError_t launch_plain(const struct repair_cuda *repair, const struct f
 /* ---- launch --------------------------------------------------------------------------------- */
 
 cudaError_t repair_apply(const struct repair_cuda *repair, const struct fit_arrays *arrays,
-                         cudaStream_t stream)
+                         const struct apply_plan *plan, cudaStream_t stream)
 {
     bool wide = repair->shape.head_dim == 128;
     if (!repair_is_packed(repair))
         return wide ? launch_plain<128>(repair, arrays, stream)
                     : launch_plain<64>(repair, arrays, stream);
     if (repair->dtype == DRAFTATTN_F16)
-        return wide ? launch_packed<__half, 128>(repair, arrays, stream)
-                    : launch_packed<__half, 64>(repair, arrays, stream);
-    return wide ? launch_packed<__nv_bfloat16, 128>(repair, arrays, stream)
-                : launch_packed<__nv_bfloat16, 64>(repair, arrays, stream);
+        return wide ? launch_packed<__half, 128>(repair, arrays, plan, stream)
+                    : launch_packed<__half, 64>(repair, arrays, plan, stream);
+    return wide ? launch_packed<__nv_bfloat16, 128>(repair, arrays, plan, stream)
+                : launch_packed<__nv_bfloat16, 64>(repair, arrays, plan, stream);
 }

@@ -55,22 +55,6 @@ struct fit_arrays {
 /* Whether weights are rounded to q's type and multiplied by tensor cores. */
 bool repair_is_packed(const struct repair_cuda *repair);
 
-/* From sums, x and residual to weight, fragments and shift, and statistics. */
-cudaError_t repair_fit(const struct repair_cuda *repair, const struct fit_arrays *arrays,
-                       cudaStream_t stream);
-
-/* Its parts. gram: C C^T = gram + ridge, C below the diagonal blocks of FIT_BLOCK; on them, their
- * factors' inverses, whole. */
-cudaError_t repair_factor(const struct repair_cuda *repair, const struct fit_arrays *arrays,
-                          cudaStream_t stream);
-cudaError_t repair_solve(const struct repair_cuda *repair, const struct fit_arrays *arrays,
-                         cudaStream_t stream);
-
-/* o += shift + [o, q] weight in the blocks of repaired heads that skip something; probe rows in
- * them become the exact ones. */
-cudaError_t repair_apply(const struct repair_cuda *repair, const struct fit_arrays *arrays,
-                         cudaStream_t stream);
-
 /* How apply_kernel() shares out rows among its blocks, and which of them warm_rows() is for. */
 struct apply_plan {
     int32_t shares, rows; /* of a head, and video rows of each; the last may have fewer */
@@ -83,9 +67,25 @@ struct apply_plan {
 /* All 0 where weights are not packed. */
 cudaError_t repair_plan(const struct repair_cuda *repair, struct apply_plan *plan);
 
+/* From sums, x and residual to weight, fragments and shift, and statistics. */
+cudaError_t repair_fit(const struct repair_cuda *repair, const struct fit_arrays *arrays,
+                       const struct apply_plan *plan, cudaStream_t stream);
+
+/* Its parts. gram: C C^T = gram + ridge, C below the diagonal blocks of FIT_BLOCK; on them, their
+ * factors' inverses, whole. */
+cudaError_t repair_factor(const struct repair_cuda *repair, const struct fit_arrays *arrays,
+                          const struct apply_plan *plan, cudaStream_t stream);
+cudaError_t repair_solve(const struct repair_cuda *repair, const struct fit_arrays *arrays,
+                         cudaStream_t stream);
+
+/* o += shift + [o, q] weight in the blocks of repaired heads that skip something; probe rows in
+ * them become the exact ones. */
+cudaError_t repair_apply(const struct repair_cuda *repair, const struct fit_arrays *arrays,
+                         const struct apply_plan *plan, cudaStream_t stream);
+
 /* Launches of repair follow one another in a chain, each of a kernel that calls
  * await_launch_before(): where its code is for 9.0 and up, its blocks come while those before are
- * still at work, instead of after them. */
+ * still at work, instead of after them. shared: dynamic, in bytes. */
 template <typename... Wanted, typename... Given>
 static inline cudaError_t launch_next(void (*kernel)(Wanted...), int64_t blocks, int32_t threads,
                                       size_t shared, cudaStream_t stream, const Given &...arguments)
@@ -97,6 +97,9 @@ static inline cudaError_t launch_next(void (*kernel)(Wanted...), int64_t blocks,
     cudaError_t error = cudaFuncGetAttributes(&code, (const void *)kernel);
     if (error == cudaSuccess)
         error = cudaDriverGetVersion(&driver);
+    if (error == cudaSuccess && shared > 0)
+        error = cudaFuncSetAttribute((const void *)kernel,
+                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     if (error != cudaSuccess)
         return error;
     config.gridDim = dim3((uint32_t)blocks);

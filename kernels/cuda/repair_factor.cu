@@ -342,19 +342,6 @@ static __device__ void solve_group(const padded_row *column, float (&row)[FIT_BL
     }
 }
 
-/* sum -= a b */
-static __device__ void subtract_parts(float (&sum)[4], const struct left_parts &a,
-                                      const struct right_parts &b)
-{
-    float part[4] = {0, 0, 0, 0};
-    multiply_tf32(part, a.small, b.big);
-    multiply_tf32(part, a.big, b.small);
-    multiply_tf32(part, a.big, b.big);
-#pragma unroll
-    for (int32_t i = 0; i < 4; i++)
-        sum[i] -= part[i];
-}
-
 /* at -= a b^T, of blocks of the panel. */
 static __device__ void update(const padded_row *a, const padded_row *b, block_sums &at)
 {
@@ -374,7 +361,7 @@ static __device__ void update(const padded_row *a, const padded_row *b, block_su
             struct left_parts left = split_left(places);
 #pragma unroll
             for (int32_t n = 0; n < 4; n++)
-                subtract_parts(at[m][n], left, right[n]);
+                multiply_parts<true>(at[m][n], left, right[n]);
         }
     }
 }
@@ -400,7 +387,7 @@ static __device__ void update_diagonal(const padded_row *a, int32_t step, block_
         }
 #pragma unroll
         for (int32_t n = 0; n < 2 * m + 2; n++)
-            subtract_parts(at[m][n], left, right[n]);
+            multiply_parts<true>(at[m][n], left, right[n]);
     }
 }
 
@@ -660,24 +647,16 @@ static __global__ void __launch_bounds__(factor_warps<BLOCKS>::ALL * 32, 1)
 
 template <int BLOCKS>
 static cudaError_t launch(const struct repair_cuda *repair, const struct fit_arrays *arrays,
-                          cudaStream_t stream)
+                          const struct apply_plan *plan, cudaStream_t stream)
 {
-    const int bytes = (int)sizeof(struct factor_room<BLOCKS>);
-    struct apply_plan plan;
-    cudaError_t error = repair_plan(repair, &plan);
-    if (error == cudaSuccess)
-        error = cudaFuncSetAttribute(factor_kernel<BLOCKS>,
-                                     cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (error != cudaSuccess)
-        return error;
-    return launch_next(factor_kernel<BLOCKS>, repair->shape.heads + plan.idle,
-                       factor_warps<BLOCKS>::ALL * 32, (size_t)bytes, stream, *repair, *arrays,
-                       plan);
+    return launch_next(factor_kernel<BLOCKS>, repair->shape.heads + plan->idle,
+                       factor_warps<BLOCKS>::ALL * 32, sizeof(struct factor_room<BLOCKS>), stream,
+                       *repair, *arrays, *plan);
 }
 
 cudaError_t repair_factor(const struct repair_cuda *repair, const struct fit_arrays *arrays,
-                          cudaStream_t stream)
+                          const struct apply_plan *plan, cudaStream_t stream)
 {
-    return repair->shape.head_dim == 128 ? launch<8>(repair, arrays, stream)
-                                         : launch<4>(repair, arrays, stream);
+    return repair->shape.head_dim == 128 ? launch<8>(repair, arrays, plan, stream)
+                                         : launch<4>(repair, arrays, plan, stream);
 }

@@ -151,7 +151,7 @@ static __global__ void __launch_bounds__(TILE_THREADS)
 /* ---- launches ------------------------------------------------------------------------------- */
 
 cudaError_t repair_fit(const struct repair_cuda *repair, const struct fit_arrays *arrays,
-                       cudaStream_t stream)
+                       const struct apply_plan *plan, cudaStream_t stream)
 {
     int32_t heads = repair->shape.heads, head_dim = repair->shape.head_dim;
     int32_t squares = arrays->features / FIT_TILE, columns = head_dim / FIT_TILE;
@@ -159,6 +159,6 @@ cudaError_t repair_fit(const struct repair_cuda *repair, const struct fit_arrays
     cudaError_t error = launch_next(gram_kernel, (int64_t)heads * grams, TILE_THREADS, 0, stream,
                                     *arrays, head_dim, grams);
     if (error == cudaSuccess)
-        error = repair_factor(repair, arrays, stream);
+        error = repair_factor(repair, arrays, plan, stream);
     return error == cudaSuccess ? repair_solve(repair, arrays, stream) : error;
 }

@@ -1,13 +1,12 @@
 /*
- * Products of float32 by tensor cores, for the files of repair that multiply matrices. Each float
- * goes in two parts of TF32, big and small; three products of them keep what float32 would. Tensor
- * cores add up by truncation, which long sums show: every 8 products go into sums of their own,
- * which are then added as floats, rounded.
+ * Products of float32 by tensor cores, as tf32.cuh has it, for the files of repair that multiply
+ * matrices. Tensor cores add up by truncation, which long sums show: every 8 products go into sums
+ * of their own, which are then added as floats, rounded.
  */
 #ifndef DRAFTATTN_KERNELS_CUDA_REPAIR_MMA_CUH
 #define DRAFTATTN_KERNELS_CUDA_REPAIR_MMA_CUH
 
-#include <stdint.h>
+#include "tf32.cuh"
 
 /* 16 x 8 of a left factor in the fragment of mma.m16n8k8, or 8 x 8 of a right one. */
 struct left_parts {
@@ -17,14 +16,6 @@ struct left_parts {
 struct right_parts {
     uint32_t big[2], small[2];
 };
-
-/* The big part is rounded; tensor cores cut the small one off themselves. What is not a number
- * stays none in the small part. */
-static __device__ inline void split_float(float value, uint32_t *big, uint32_t *small)
-{
-    *big = (__float_as_uint(value) + 0x1000u) & 0xffffe000u;
-    *small = __float_as_uint(value - __uint_as_float(*big));
-}
 
 static __device__ inline struct left_parts split_left(const float (&from)[4])
 {
@@ -52,7 +43,8 @@ static __device__ inline void multiply_tf32(float (&sum)[4], const uint32_t (&a)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-/* sum += a b */
+/* sum += a b; SUBTRACT: sum -= a b. */
+template <bool SUBTRACT = false>
 static __device__ inline void multiply_parts(float (&sum)[4], const struct left_parts &a,
                                              const struct right_parts &b)
 {
@@ -62,7 +54,7 @@ static __device__ inline void multiply_parts(float (&sum)[4], const struct left_
     multiply_tf32(part, a.big, b.big);
 #pragma unroll
     for (int32_t i = 0; i < 4; i++)
-        sum[i] += part[i];
+        sum[i] = SUBTRACT ? sum[i] - part[i] : sum[i] + part[i];
 }
 
 #endif
