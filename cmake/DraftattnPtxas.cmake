@@ -6,7 +6,7 @@
 #     C7510 to C7515, C7520  wgmma is serialised: for want of registers (C7511, C7512), for a
 #                            branch between products (C7520), ...
 #     spilled registers, but for those of CUB's kernels, which are not ours to write, and of
-#                        repair's factor, which waits for its pivots (six words, on 12.0 alone)
+#                        repair's factor, which waits for its pivots (four words, on 12.0 alone)
 #
 # With WERROR any warning is a failure.
 set(command "")

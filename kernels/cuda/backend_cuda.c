@@ -499,8 +499,8 @@ static draftattn_status cuda_copy(const struct problem *problem, void *stream, v
 
 /* From the stages of a call on an H100, 24 heads of 118,800 + 256 tokens at 90 %, where a row takes
  * in 119,056 keys in 241 ms: pool, draft map and selection 1.74 ms, the correction 0.82 ms; and, as
- * it hardly depends on the length, the fit at 12 heads of 32,760 tokens, 0.116 beside 8.5 ms. */
-static const struct backend_cost cuda_cost = {.row = 860, .apply = 3.2, .fit = 110};
+ * it hardly depends on the length, the fit at 12 heads of 32,760 tokens, 0.105 beside 8.5 ms. */
+static const struct backend_cost cuda_cost = {.row = 860, .apply = 3.2, .fit = 100};
 
 const struct backend backend_cuda = {.version = BACKEND_VERSION,
                                      .id = DRAFTATTN_BACKEND_CUDA,

@@ -126,6 +126,16 @@ static __device__ inline void await_launch_before(void)
 #endif
 }
 
+/* The same in the first launch of the chain: the others come when all that was before is there, for
+ * those among them that read of it without waiting. */
+static __device__ inline void await_all_before(void)
+{
+#if __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+    cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
 /* What slices add up to. */
 struct head_sums {
     double raw_o, raw_q, centred_o, centred_q, error, norm, rows;
@@ -238,32 +248,24 @@ static __device__ inline void store_element(void *data, draftattn_dtype dtype, i
  * By block `index` of `blocks` that have nothing else to do: brings the rows of q and o that
  * apply_kernel() takes first into the second-level cache, while memory is idle. Nothing writes to
  * them from here on but apply_kernel(), so that there is nothing to wait for. Wasted where heads
- * turn out not to gain. A thread takes what caches fetch at a time of a row of both.
+ * turn out not to gain.
  */
 static __device__ inline void warm_rows(const struct repair_cuda &repair,
                                         const struct apply_plan &plan, int32_t index,
                                         int32_t blocks)
 {
-    enum { TOGETHER = 8, PIECE = 32 / 2 };
+    enum { PIECE = 32 / 2 }; /* elements that caches fetch together */
     const struct shape_cuda &shape = repair.shape;
-    int32_t pieces = shape.head_dim / PIECE,
-            all = (int32_t)plan.warm_shares * plan.warm_rows * pieces;
-    int32_t step = blocks * (int32_t)blockDim.x;
-    for (int32_t first = index * (int32_t)blockDim.x + (int32_t)threadIdx.x; first < all;
-         first += TOGETHER * step) {
-        uint32_t read = 0;
-#pragma unroll
-        for (int32_t i = 0; i < TOGETHER; i++) {
-            int32_t at = min(first + i * step, all - 1), row = at / pieces;
-            int32_t share = row / plan.warm_rows, head = share / plan.shares;
-            int32_t position = share % plan.shares * plan.rows + row % plan.warm_rows;
-            position = min(position, shape.video_tokens - 1);
-            int64_t q = q_row(shape, repair.q, head, position) + at % pieces * PIECE;
-            int64_t o = o_row(repair, head, position) + at % pieces * PIECE;
-            read |= __ldcg((const uint32_t *)((const uint16_t *)repair.q.data + q));
-            read |= __ldcg((const uint32_t *)((const uint16_t *)repair.o.data + o));
-        }
-        asm volatile("" ::"r"(read)); /* for loads to stay */
+    int32_t pieces = shape.head_dim / PIECE, step = blocks * (int32_t)blockDim.x;
+    int32_t all = (int32_t)plan.warm_shares * plan.warm_rows * pieces;
+    for (int32_t at = index * (int32_t)blockDim.x + (int32_t)threadIdx.x; at < all; at += step) {
+        int32_t row = at / pieces, share = row / plan.warm_rows, head = share / plan.shares;
+        int32_t position = share % plan.shares * plan.rows + row % plan.warm_rows;
+        position = min(position, shape.video_tokens - 1);
+        int64_t q = q_row(shape, repair.q, head, position) + at % pieces * PIECE;
+        int64_t o = o_row(repair, head, position) + at % pieces * PIECE;
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((const uint16_t *)repair.q.data + q));
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((const uint16_t *)repair.o.data + o));
     }
 }
 

@@ -4,16 +4,18 @@
  * repair_solve.cu takes them. A matrix that is not positive definite is reported, not factorised.
  *
  * Warp 0 factorises the blocks on the diagonal, a row a lane, GROUP pivots at a time, and hands
- * columns on as it goes. Warp i has row i of blocks: it solves for block (i, k), a row a lane, and
- * keeps blocks (i, i) and (i, i - 1) in registers, as tensor cores leave them, so that what is due
- * next depends on nobody's leisure. Where k = i - 1, it gives (i, i) its share of each 8 columns as
- * soon as it has solved for them, and warp 0 waits for no more than that. A warp more solves for
- * the rows of the identity, which gives the inverse; others help with blocks further from the
- * diagonal. Who needs something waits for just that: each event has an mbarrier of its own, which
- * is used once. Columns of blocks that are due or solved for lie in shared memory.
+ * columns on as it goes. Row i of blocks has two warps. One solves for block (i, k), a row a lane,
+ * and keeps (i, i - 2) in registers, as tensor cores leave it; the other keeps (i, i - 1) and
+ * (i, i). They give them their share of each column, so that what is due next depends on nobody's
+ * leisure. Where k = i - 1, the second gives (i, i) its share of every 8 columns as soon as the
+ * first has solved for them, and warp 0 waits for no more than that. A warp more solves for the
+ * rows of the identity, which gives the inverse; those of rows 1 and 2, which are soon through,
+ * help with blocks further from the diagonal. Who needs something waits for just that: each event
+ * has an mbarrier of its own, which is used once. Columns of blocks that are due or solved for lie
+ * in shared memory.
  *
- * Bound: what a row's warp has to do for each column, solving and two shares: warp 0 waits for it
- * half of the time.
+ * Bound: for each column of a row, a share and then solving for what is due, one after the other;
+ * pivots take half of that.
  *
  * Ladder, repair without correction of 12 x 32,760 at head_dim 128 on an H100:
  *   1  Gauss-Jordan inverse by float32 FMAs, 8 pivots a step, then products    260 us
@@ -21,6 +23,11 @@
  *   3  look-ahead; columns of a pivot through shared memory, not lane to lane  131 us
  *   4  4 pivots at a time; each launch begins while the one before ends         124 us
  *   5  a warp a row of blocks, and waits for events only                        116 us
+ *   6  two, of which one solves and one updates                                 109 us
+ *   7  repair.cu: probe rows stay in registers until their means are known      105 us
+ *      (with 1,024 threads a slice, for which compute capability 12.0 lacks registers)
+ * Tried without gain: 256 threads a tile of x^T x; fetching the factor a turn ahead in
+ * repair_solve.cu.
  */
 #include "repair_cuda.cuh"
 #include "repair_mma.cuh"
@@ -28,16 +35,18 @@
 enum {
     GROUP = 4, /* pivots of a diagonal block that are taken together */
     GROUPS = FIT_BLOCK / GROUP,
+    PART = 8, /* columns that tensor cores take at a time */
+    PARTS = FIT_BLOCK / PART,
     PANEL = 18,            /* blocks in shared memory: three columns; see place_of() */
     STRIDE = FIT_BLOCK + 4 /* keeps vectors aligned and a warp's reads on banks of their own */
 };
 
 typedef float padded_row[STRIDE];
 
-/* One for the diagonal, one a row, one for inverses; two of the helpers are those of rows 1, 2. */
+/* Two a row; those of row 0 are that for the diagonal and that for inverses. */
 template <int BLOCKS> struct factor_warps {
     static_assert(BLOCKS == 4 || BLOCKS == 8, "see help()");
-    enum { HELPERS = BLOCKS > 4 ? 5 : 0, ALL = BLOCKS + 1 + (HELPERS > 0 ? HELPERS - 2 : 0) };
+    enum { ALL = 2 * BLOCKS, HELPERS = BLOCKS > 4 ? 4 : 0 };
 };
 
 /* Of one arrival each. */
@@ -46,6 +55,7 @@ template <int BLOCKS> struct factor_events {
     uint64_t diagonal[BLOCKS];        /* diagonal block k is */
     uint64_t due[BLOCKS][BLOCKS];     /* [column][row]: lacks nothing but to be solved for */
     uint64_t solved[BLOCKS][BLOCKS];  /* [column][row] */
+    uint64_t parts[BLOCKS][PARTS];    /* [row]: that many columns of (i, i - 1) are solved for */
 };
 
 template <int BLOCKS> struct factor_room {
@@ -237,7 +247,8 @@ template <int BLOCKS> static __device__ void make_events(struct factor_room<BLOC
     if (i < BLOCKS)
         make_event(&room->followed[i], BLOCKS - i);
     if (i < 2)
-        make_event(&room->used[i], BLOCKS - 2 * i + factor_warps<BLOCKS>::HELPERS);
+        make_event(&room->used[i],
+                   2 * (BLOCKS - 1 - i) + factor_warps<BLOCKS>::HELPERS + (BLOCKS > 4 && i == 0));
 }
 
 /* ---- the diagonal --------------------------------------------------------------------------- */
@@ -346,8 +357,8 @@ static __device__ void solve_group(const padded_row *column, float (&row)[FIT_BL
 static __device__ void update(const padded_row *a, const padded_row *b, block_sums &at)
 {
     int32_t g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll 1
-    for (int32_t step = 0; step < FIT_BLOCK; step += 8) { /* unrolled it needs too many registers */
+#pragma unroll 1 /* or it needs too many registers */
+    for (int32_t step = 0; step < FIT_BLOCK; step += PART) {
         struct right_parts right[4];
 #pragma unroll
         for (int32_t n = 0; n < 4; n++) {
@@ -366,7 +377,7 @@ static __device__ void update(const padded_row *a, const padded_row *b, block_su
     }
 }
 
-/* at -= a a^T of columns [step, step + 8) of a, where it matters, which is not right of the
+/* at -= a a^T of columns [step, step + PART) of a, where it matters, which is not right of the
  * diagonal: places of a left fragment are those of two right ones. */
 static __device__ void update_diagonal(const padded_row *a, int32_t step, block_sums &at)
 {
@@ -391,14 +402,13 @@ static __device__ void update_diagonal(const padded_row *a, int32_t step, block_
     }
 }
 
-/* Columns from P on of what is due, as warp 0 finds those of the factor; half a block at a time,
- * because there is time. */
+/* Columns from P on of what is due, as warp 0 finds those of the factor. */
 template <int P>
 static __device__ void solve_row(const padded_row *column, uint32_t event, float (&row)[FIT_BLOCK])
 {
     if constexpr (P < FIT_BLOCK) {
-        if (P % (FIT_BLOCK / 2) == 0)
-            hear(event + (P / GROUP + GROUPS / 2 - 1) * (uint32_t)sizeof(uint64_t));
+        if (P % PART == 0)
+            hear(event + ((P + PART) / GROUP - 1) * (uint32_t)sizeof(uint64_t));
         solve_group<P>(column, row);
         solve_row<P + GROUP>(column, event, row);
     }
@@ -411,20 +421,19 @@ static __device__ void solve_row(const struct factor_room<BLOCKS> &room, int32_t
     solve_row<0>(room.column[k % 2], address_of(room.events.columns[k]), row);
 }
 
-/* The same right below a diagonal block; goes to own, and its share to the next diagonal block. */
+/* The same right below a diagonal block; goes to own, PART columns at a time, which part tells. */
 template <int P>
-static __device__ void solve_next_row(const padded_row *column, uint32_t event, padded_row *own,
-                                      float (&row)[FIT_BLOCK], block_sums &at)
+static __device__ void solve_next_row(const padded_row *column, uint32_t event, uint32_t part,
+                                      float *own, float (&row)[FIT_BLOCK])
 {
     if constexpr (P < FIT_BLOCK) {
         hear(event + P / GROUP * (uint32_t)sizeof(uint64_t));
         solve_group<P>(column, row);
-        if constexpr (P / GROUP % 2 != 0) {
-            put_row<P - GROUP, P + GROUP>(row, own[threadIdx.x % 32]);
-            __syncwarp();
-            update_diagonal(own, P - GROUP, at);
+        if constexpr ((P + GROUP) % PART == 0) {
+            put_row<P + GROUP - PART, P + GROUP>(row, own);
+            say(part + P / PART * (uint32_t)sizeof(uint64_t));
         }
-        solve_next_row<P + GROUP>(column, event, own, row, at);
+        solve_next_row<P + GROUP>(column, event, part, own, row);
     }
 }
 
@@ -457,99 +466,104 @@ static __device__ float *gram_at(const struct fit_arrays &arrays, int32_t i, int
     return arrays.gram + ((int64_t)head * FEATURES + i * FIT_BLOCK) * FEATURES + j * FIT_BLOCK;
 }
 
-/* Blocks left of (i, i - 1), but for (3, 1), are 14, counted column by column: warps without a row
- * take every fourth of 12, and so does warp 1; the last two are warp 2's. */
+/* Block (i, j), further left than (i, i - 2), until it is due. */
 template <int BLOCKS>
-static __device__ void help(struct factor_room<BLOCKS> *room, int32_t helper,
-                            const struct fit_arrays &arrays)
+static __device__ void help_block(struct factor_room<BLOCKS> *room, int32_t i, int32_t j,
+                                  bool is_last, const struct fit_arrays &arrays)
 {
-    int32_t i[3], j[3];
-    block_sums at[3];
-#pragma unroll
-    for (int32_t l = 0; l < 3; l++) {
-        i[l] = 4 + (helper < 4 ? helper + l * 4 : 12 + l);
-        j[l] = 1;
-        while (j[l] < BLOCKS - 2 && i[l] >= BLOCKS)
-            i[l] += ++j[l] + 2 - BLOCKS;
-        if (i[l] < BLOCKS)
-            load_block(gram_at<BLOCKS>(arrays, i[l], j[l]), BLOCKS * FIT_BLOCK, at[l]);
-    }
+    block_sums at;
+    load_block(gram_at<BLOCKS>(arrays, i, j), BLOCKS * FIT_BLOCK, at);
 #pragma unroll 1
-    for (int32_t k = 0; k < BLOCKS - 3; k++) {
-#pragma unroll
-        for (int32_t l = 0; l < 3; l++)
-            if (i[l] < BLOCKS)
-                give_share(room, k, i[l], j[l], at[l]);
-        if (k < 2)
+    for (int32_t k = 0; k < j; k++) {
+        give_share(room, k, i, j, at);
+        if (is_last && k < 2)
             say(&room->used[k]);
     }
 }
 
-/* The last turn of row i, in haste: (i, i - 1) is solved for, and (i, i) is there for warp 0. */
+/* Blocks (i, j), two digits each, the first one last. There are ten, and (6, 1) is invert()'s.
+ * Blocks due first are done first, and what is due of columns 0 and 1 does not wait for later
+ * columns, which need their room. */
 template <int BLOCKS>
-static __device__ void finish_row(struct factor_room<BLOCKS> *room, block_sums &at,
-                                  const struct fit_arrays &arrays)
+static __device__ void help(struct factor_room<BLOCKS> *room, const struct fit_arrays &arrays)
 {
-    int32_t i = find_warp(), k = i - 1;
-    padded_row *own = place_of(room, i, k);
-    float row[FIT_BLOCK];
-    hear(&room->events.due[k][i]);
-    get_row(own[threadIdx.x % 32], row);
-    add_ridge(room->ridge[i >= BLOCKS / 2], at);
-    solve_next_row<0>(room->column[k % 2], address_of(room->events.columns[k]), own, row, at);
-    put_block<true>(at, room->diagonal);
-    i = find_warp();
-    k = i - 1;
-    say(&room->events.diagonal[i]);
-    say(&room->events.solved[k][i]);
-    say(&room->followed[k]);
-    store_rows(own, gram_at<BLOCKS>(arrays, i, k), BLOCKS * FIT_BLOCK);
-    if (k < 2)
-        say(&room->used[k]);
+    int32_t warp = find_warp();
+    uint32_t blocks = warp == 1            ? 0x637151
+                      : warp == 2          ? 0x7452
+                      : warp == BLOCKS + 1 ? 0x736241
+                                           : 0x72;
+#pragma unroll 1
+    for (; blocks > 0; blocks >>= 8)
+        help_block(room, blocks >> 4 & 15, blocks & 15, blocks < 256, arrays);
 }
 
-/* Row i of blocks, a column a turn: block (i, k) is solved for, once it is due; (i, i) and
- * (i, i - 1), which are at, get their share. The first two, which are soon through, help then. */
+/* By the first warp of row i of blocks, a column a turn: block (i, k) is solved for when it is due;
+ * (i, i - 2), which is at, gets its share. The last turn is in haste. */
 template <int BLOCKS>
-static __device__ void follow(struct factor_room<BLOCKS> *room, block_sums (&at)[2],
-                              const struct fit_arrays &arrays)
+static __device__ void solve_blocks(struct factor_room<BLOCKS> *room, block_sums &at)
 {
     int32_t i = find_warp(), lane = threadIdx.x % 32;
     float row[FIT_BLOCK];
     say(&room->events.due[0][i]);
 #pragma unroll 1
-    for (int32_t k = 0; k < i - 1; k++) {
+    for (int32_t k = 0; k < i; k++) {
         padded_row *own = place_of(room, i, k);
         hear(&room->events.due[k][i]);
         get_row(own[lane], row);
-        solve_row(*room, k, row);
-        put_row<0, FIT_BLOCK>(row, own[lane]);
+        if (k < i - 1) {
+            solve_row(*room, k, row);
+            put_row<0, FIT_BLOCK>(row, own[lane]);
+        } else {
+            solve_next_row<0>(room->column[k % 2], address_of(room->events.columns[k]),
+                              address_of(room->events.parts[i]), own[lane], row);
+        }
         say(&room->events.solved[k][i]);
         say(&room->followed[k]);
-        give_share(room, k, i, i - 1, at[1]);
+        give_share(room, k, i, i - 2, at);
+        if (k < 2)
+            say(&room->used[k]);
+    }
+}
+
+/* By the second: (i, i) and (i, i - 1), which are at, get their share of what the first has solved
+ * for, and that goes to global memory. */
+template <int BLOCKS>
+static __device__ void update_blocks(struct factor_room<BLOCKS> *room, block_sums (&at)[2],
+                                     const struct fit_arrays &arrays)
+{
+    int32_t i = find_warp() - BLOCKS;
 #pragma unroll 1
-        for (int32_t step = 0; step < FIT_BLOCK; step += 8)
-            update_diagonal(own, step, at[0]);
+    for (int32_t k = 0; k < i; k++) {
+        give_share(room, k, i, i - 1, at[1]);
+        if (k == i - 1) {
+            add_ridge(room->ridge[i >= BLOCKS / 2], at[0]);
+        }
+        const padded_row *own = place_of(room, i, k);
+#pragma unroll 1
+        for (int32_t part = 0; part < PARTS; part++) {
+            if (k == i - 1)
+                hear(&room->events.parts[i][part]);
+            update_diagonal(own, part * PART, at[0]);
+        }
+        if (k == i - 1) {
+            put_block<true>(at[0], room->diagonal);
+            say(&room->events.diagonal[i]);
+        }
         store_rows(own, gram_at<BLOCKS>(arrays, i, k), BLOCKS * FIT_BLOCK);
         if (k < 2)
             say(&room->used[k]);
     }
-    finish_row(room, at[0], arrays);
-    if (factor_warps<BLOCKS>::HELPERS > 0 && i <= 2)
-        help(room, i + 2, arrays);
 }
 
-/* The inverses of the diagonal blocks' factors, a column a lane; but first (3, 1), which
+/* The inverses of the diagonal blocks' factors, a column a lane; but first (6, 1), which
  * is in more of a hurry. Returns whether all of the lane's pivots were positive: roots tell. */
 template <int BLOCKS>
 static __device__ bool invert(struct factor_room<BLOCKS> *room, const struct fit_arrays &arrays)
 {
     int32_t lane = threadIdx.x % 32;
     bool positive = true;
-    block_sums at;
-    load_block(gram_at<BLOCKS>(arrays, 3, 1), BLOCKS * FIT_BLOCK, at);
-    give_share(room, 0, 3, 1, at);
-    say(&room->used[0]);
+    if (BLOCKS > 4)
+        help_block(room, 6, 1, true, arrays);
 #pragma unroll 1
     for (int32_t k = 0; k < BLOCKS; k++) {
         float row[FIT_BLOCK];
@@ -607,8 +621,7 @@ static __global__ void __launch_bounds__(factor_warps<BLOCKS>::ALL * 32, 1)
 {
     extern __shared__ __align__(16) char shared[];
     struct factor_room<BLOCKS> &room = *(struct factor_room<BLOCKS> *)shared;
-    int32_t warp = find_warp();
-    float4 first[8];
+    int32_t warp = find_warp(), row = warp % BLOCKS;
     block_sums at[2];
     int32_t spare = (int32_t)blockIdx.x - repair.shape.heads;
     if (spare >= 0) { /* a multiprocessor without a head */
@@ -617,16 +630,20 @@ static __global__ void __launch_bounds__(factor_warps<BLOCKS>::ALL * 32, 1)
     }
     make_events(&room);
     await_launch_before();
-    if (warp < BLOCKS)
-        load_rows(gram_at<BLOCKS>(arrays, warp, 0), BLOCKS * FIT_BLOCK, first);
-#pragma unroll
-    for (int32_t l = 0; l < 2; l++)
-        if (warp > l && warp < BLOCKS)
-            load_block(gram_at<BLOCKS>(arrays, warp, warp - l), BLOCKS * FIT_BLOCK, at[l]);
-    if (warp == 0) {
-        begin(&room, arrays, repair.ridge, first);
-    } else if (warp < BLOCKS) {
-        put_rows(first, place_of(&room, warp, 0));
+    if (warp < BLOCKS) {
+        float4 first[8];
+        load_rows(gram_at<BLOCKS>(arrays, row, 0), BLOCKS * FIT_BLOCK, first);
+        if (row > 2)
+            load_block(gram_at<BLOCKS>(arrays, row, row - 2), BLOCKS * FIT_BLOCK, at[0]);
+        if (row == 0) {
+            begin(&room, arrays, repair.ridge, first);
+        } else {
+            put_rows(first, place_of(&room, row, 0));
+        }
+    } else if (row > 0) {
+        load_block(gram_at<BLOCKS>(arrays, row, row), BLOCKS * FIT_BLOCK, at[0]);
+        if (row > 1)
+            load_block(gram_at<BLOCKS>(arrays, row, row - 1), BLOCKS * FIT_BLOCK, at[1]);
     }
     __syncthreads();
     if (!room.is_due) {
@@ -634,14 +651,18 @@ static __global__ void __launch_bounds__(factor_warps<BLOCKS>::ALL * 32, 1)
             arrays.solved[blockIdx.x] = 0;
     } else if (warp == 0) {
         factorise_diagonals(&room);
-    } else if (warp < BLOCKS) {
-        follow(&room, at, arrays);
     } else if (warp == BLOCKS) {
         bool positive = __all_sync(0xffffffff, invert(&room, arrays));
         if (threadIdx.x % 32 == 0)
             arrays.solved[blockIdx.x] = positive;
     } else {
-        help(&room, warp - BLOCKS - 1, arrays);
+        if (warp < BLOCKS) {
+            solve_blocks(&room, at[0]);
+        } else {
+            update_blocks(&room, at, arrays);
+        }
+        if (BLOCKS > 4 && row <= 2)
+            help(&room, arrays);
     }
 }
 
