@@ -23,9 +23,9 @@
  *   by the sum of rounded weights mends o, but not lse
  */
 #include "attend_epilogue.cuh"
+#include "mma.cuh"
 
 #include <cfloat>
-#include <type_traits>
 
 enum {
     ROWS = CUDA_QUERY_BLOCK,
@@ -94,22 +94,6 @@ DEVICE void load_matrices_turned(uint32_t (&a)[4], uint32_t from)
                  : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
                  : "r"(from)
                  : "memory");
-}
-
-/* d[16][8] += a[16][16] b[16][8]. */
-template <typename T>
-DEVICE void multiply(float *d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
-{
-    if constexpr (std::is_same_v<T, __half>)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, "
-                     "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    else
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-                     "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 DEVICE float exp2_approximate(float x)
@@ -247,8 +231,8 @@ DEVICE void make_logits(float (&s)[MT][KEYS / 2], uint32_t q, uint32_t k)
             load_matrices(b, (k ^ (d * 2)) + key * tile<D>::row_bytes);
 #pragma unroll
             for (int m = 0; m < MT; m++) {
-                multiply<T>(&s[m][key / 2], a[m], b[0], b[1]);
-                multiply<T>(&s[m][key / 2 + 4], a[m], b[2], b[3]);
+                multiply_half<T>(&s[m][key / 2], a[m], b[0], b[1]);
+                multiply_half<T>(&s[m][key / 2 + 4], a[m], b[2], b[3]);
             }
         }
     }
@@ -381,8 +365,8 @@ DEVICE void add_values(struct sums<D, MT> &sums, const uint32_t (&w)[MT][KEYS / 
             load_matrices_turned(b, (v ^ (d * 2)) + key * tile<D>::row_bytes);
 #pragma unroll
             for (int m = 0; m < MT; m++) {
-                multiply<T>(&sums.o[m][d / 2], w[m][key / 16], b[0], b[1]);
-                multiply<T>(&sums.o[m][d / 2 + 4], w[m][key / 16], b[2], b[3]);
+                multiply_half<T>(&sums.o[m][d / 2], w[m][key / 16], b[0], b[1]);
+                multiply_half<T>(&sums.o[m][d / 2 + 4], w[m][key / 16], b[2], b[3]);
             }
         }
     }

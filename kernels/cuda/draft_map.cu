@@ -135,15 +135,6 @@ DEVICE void fetch_keys(const struct map_args &args, struct shared_room<HEAD_DIM>
     __pipeline_commit();
 }
 
-DEVICE void multiply_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
-{
-    asm volatile(
-        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-        "{%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
 DEVICE void multiply_parts(const uint32_t (&a)[ROWS / 2][4], const uint32_t (&b)[2],
                            float (&sum)[ROWS / 2][4])
 {

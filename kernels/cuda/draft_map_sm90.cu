@@ -192,16 +192,7 @@ DEVICE void write_queries(const struct map_args &args, struct room_of<HEAD_DIM> 
             room.queries[1][panel][word] = __uint_as_float(small);
         }
     }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-/* True in one lane of the warp. */
-DEVICE bool elected(void)
-{
-    uint32_t yes;
-    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}\n"
-                 : "=r"(yes));
-    return yes != 0;
+    proxy_fence();
 }
 
 /* Stage number `stage` of a segment on its way to this warp: PANEL elements of its STRIP keys of a
@@ -227,16 +218,6 @@ DEVICE void begin_products(const struct map_args &args, const CUtensorMap &keys,
 #pragma unroll
     for (int stage = 0; stage < STAGES; stage++)
         fetch_keys<HEAD_DIM>(args, keys, room, at, stage);
-}
-
-/* d[64][64] = a b, or d += it: a [64][8] in registers, b [8][64] by matrix_word(). */
-template <bool ACCUMULATE> DEVICE void wgmma_tf32(float (&d)[32], const uint32_t *a, uint32_t b)
-{
-    asm volatile("{\n.reg .b64 db;\nmov.b64 db, {%36, " MATRIX_HIGH_WORD "};\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k8.f32.tf32.tf32 {" SUMS_32 "}, "
-                 "{%32, %33, %34, %35}, db, %37, 1, 1;\n}\n"
-                 : SUMS_32_OUT(d)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"(ACCUMULATE));
 }
 
 /* Adds products over DEPTH elements: those of a thread's two keys, and parts of the queries at the
@@ -458,42 +439,6 @@ DEVICE struct softmax_part gathered(struct softmax_part part)
     return all;
 }
 
-/* All CTAs of the cluster have begun, and set up their mbarriers, once all have waited. */
-DEVICE void cluster_arrive(void)
-{
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-
-DEVICE void cluster_wait(void)
-{
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-/* Stores to where the CTA of that rank has `to`, and counts the bytes in at its barrier. */
-DEVICE void send(struct softmax_part part, struct softmax_part *to, uint64_t *barrier, int32_t rank)
-{
-    asm volatile("{\n.reg .b32 at, counts;\n"
-                 "mapa.shared::cluster.u32 at, %0, %2;\n"
-                 "mapa.shared::cluster.u32 counts, %1, %2;\n"
-                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 "
-                 "[at], {%3, %4}, [counts];\n}\n" ::"r"(shared_address(to)),
-                 "r"(shared_address(barrier)), "r"(rank), "f"(part.largest), "f"(part.sum)
-                 : "memory");
-}
-
-/* Until all that is expected of the cluster's CTAs in the phase of this parity has come. */
-DEVICE void wait_for_cluster(uint64_t *barrier, int parity)
-{
-    asm volatile("{\n"
-                 ".reg .pred done;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-                 "@!done bra again;\n"
-                 "}\n" ::"r"(shared_address(barrier)),
-                 "r"(parity)
-                 : "memory");
-}
-
 /*
  * Logits become powers, and room.factors what makes shares of them, were this segment the last. The
  * four threads of a query take two warps each, then a CTA each. A CTA sends for the next segment
@@ -512,9 +457,10 @@ DEVICE void softmax(struct room_of<HEAD_DIM> &room, struct place at, sums &sum)
     const struct softmax_part one = room.parts[mine][query], other = room.parts[mine + CTAS][query];
     if (at.segment == 0)
         cluster_wait();
-    send(gathered(joined(one, other)), &room.sent[turn][rank_of_cta()][query], &room.all_sent[turn],
-         mine);
-    wait_for_cluster(&room.all_sent[turn], at.segment / 2 % 2);
+    const struct softmax_part part = gathered(joined(one, other));
+    cluster_send(make_float2(part.largest, part.sum), &room.sent[turn][rank_of_cta()][query],
+                 &room.all_sent[turn], mine);
+    cluster_mbarrier_wait(&room.all_sent[turn], at.segment / 2 % 2);
     struct softmax_part all = gathered(room.sent[turn][mine][query]);
     if (at.segment > 0)
         all = joined(all, room.rows[query]);

@@ -1,6 +1,6 @@
 /*
- * The instructions of sm_90a that CUDA C++ has no name for: mbarriers, bulk tensor copies, named
- * barriers, warpgroup matrix products. One function each; PTX ISA 8.x, chapter 9.7.
+ * The instructions of sm_90a that CUDA C++ has no name for: mbarriers, clusters, bulk tensor
+ * copies, named barriers, warpgroup matrix products. One function each; PTX ISA 8.x, chapter 9.7.
  */
 #ifndef DRAFTATTN_KERNELS_CUDA_HOPPER_CUH
 #define DRAFTATTN_KERNELS_CUDA_HOPPER_CUH
@@ -59,6 +59,50 @@ DEVICE void mbarrier_wait(uint64_t *barrier, int parity)
                  : "memory");
 }
 
+/* What the CTA has written to shared memory is there for products and tensor copies. */
+DEVICE void proxy_fence(void)
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/* ---- clusters ---- */
+
+/* All CTAs of the cluster have begun, and set up their mbarriers, once all have waited. */
+DEVICE void cluster_arrive(void)
+{
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+
+DEVICE void cluster_wait(void)
+{
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+/* Stores to where the CTA of that rank has `to`, and counts the bytes in at its barrier. */
+DEVICE void cluster_send(float2 pair, void *to, uint64_t *barrier, int rank)
+{
+    asm volatile("{\n.reg .b32 at, counts;\n"
+                 "mapa.shared::cluster.u32 at, %0, %2;\n"
+                 "mapa.shared::cluster.u32 counts, %1, %2;\n"
+                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 "
+                 "[at], {%3, %4}, [counts];\n}\n" ::"r"(shared_address(to)),
+                 "r"(shared_address(barrier)), "r"(rank), "f"(pair.x), "f"(pair.y)
+                 : "memory");
+}
+
+/* mbarrier_wait() for what CTAs of the cluster send. */
+DEVICE void cluster_mbarrier_wait(uint64_t *barrier, int parity)
+{
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again;\n"
+                 "}\n" ::"r"(shared_address(barrier)),
+                 "r"(parity)
+                 : "memory");
+}
+
 /* ---- bulk tensor copies ---- */
 
 /* A box of the map at {x, row, head, entry}. */
@@ -83,7 +127,16 @@ DEVICE void barrier_arrive(int barrier, int threads)
     asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
-/* ---- numbers ---- */
+/* ---- lanes, numbers ---- */
+
+/* True in one lane of the warp. */
+DEVICE bool elected(void)
+{
+    uint32_t yes;
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}\n"
+                 : "=r"(yes));
+    return yes != 0;
+}
 
 /* A value that is the same in all lanes, told to the compiler: what is made from it stays out of
  * the vector registers. */
@@ -99,7 +152,7 @@ DEVICE float exp2_fast(float x)
     return y;
 }
 
-/* ---- warpgroup matrix products, m64 nN k16, float32 sums ---- */
+/* ---- warpgroup matrix products, m64 nN k16 of halves or k8 of TF32, float32 sums ---- */
 
 /* Registers of a product are settled here: the compiler moves no arithmetic on them across, where
  * wgmma_fence() would not see it. */
@@ -211,6 +264,16 @@ DEVICE void wgmma(float (&d)[32], const uint32_t *a, uint32_t b_word, int accumu
     else
         WGMMA_RS("64", "bf16", SUMS_32, SUMS_32_OUT, "%32", "%33", "%34", "%35", "%36", "%37",
                  "%38");
+}
+
+/* d[64][64] = a b, or d += it: a [64][8] in registers, b [8][64] by matrix_word(). */
+template <bool ACCUMULATE> DEVICE void wgmma_tf32(float (&d)[32], const uint32_t *a, uint32_t b)
+{
+    asm volatile("{\n.reg .b64 db;\nmov.b64 db, {%36, " MATRIX_HIGH_WORD "};\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k8.f32.tf32.tf32 {" SUMS_32 "}, "
+                 "{%32, %33, %34, %35}, db, %37, 1, 1;\n}\n"
+                 : SUMS_32_OUT(d)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"(ACCUMULATE));
 }
 
 #endif

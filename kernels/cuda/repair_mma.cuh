@@ -34,15 +34,6 @@ static __device__ inline struct right_parts split_right(float low, float high)
     return parts;
 }
 
-static __device__ inline void multiply_tf32(float (&sum)[4], const uint32_t (&a)[4],
-                                            const uint32_t (&b)[2])
-{
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-        "{%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
 /* sum += a b; SUBTRACT: sum -= a b. */
 template <bool SUBTRACT = false>
 static __device__ inline void multiply_parts(float (&sum)[4], const struct left_parts &a,
