@@ -48,6 +48,11 @@
 #define DRAFTATTN_VERSION_PATCH 0
 #define DRAFTATTN_VERSION                                                                          \
     (DRAFTATTN_VERSION_MAJOR * 10000 + DRAFTATTN_VERSION_MINOR * 100 + DRAFTATTN_VERSION_PATCH)
+#define DRAFTATTN_VERSION_STRING /* "MAJOR.MINOR.PATCH" */                                         \
+    DRAFTATTN_QUOTE(DRAFTATTN_VERSION_MAJOR)                                                       \
+    "." DRAFTATTN_QUOTE(DRAFTATTN_VERSION_MINOR) "." DRAFTATTN_QUOTE(DRAFTATTN_VERSION_PATCH)
+#define DRAFTATTN_QUOTE(value)          DRAFTATTN_QUOTE_AS_IT_IS(value)
+#define DRAFTATTN_QUOTE_AS_IT_IS(value) #value
 
 #if defined(__GNUC__)
 #define DRAFTATTN_API __attribute__((visibility("default")))

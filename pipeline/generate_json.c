@@ -2,14 +2,10 @@
 #include "generate_json.h"
 
 #include <math.h>
-#include <stdio.h>
 
 void generate_json_settings(cJSON *to, const struct generate_settings *s)
 {
-    char version[32];
-    snprintf(version, sizeof version, "%d.%d.%d", DRAFTATTN_VERSION_MAJOR, DRAFTATTN_VERSION_MINOR,
-             DRAFTATTN_VERSION_PATCH);
-    cJSON_AddStringToObject(to, "version", version);
+    cJSON_AddStringToObject(to, "version", DRAFTATTN_VERSION_STRING);
     cJSON_AddStringToObject(to, "prompt", s->prompt);
     cJSON_AddStringToObject(to, "negative_prompt", s->negative_prompt);
     cJSON_AddNumberToObject(to, "seed", (double)s->seed);

@@ -161,12 +161,11 @@ int generate_settings_describe(const struct generate_settings *s, const char *mo
     if (a->policy != DRAFTATTN_POLICY_DENSE)
         snprintf(sparse, sizeof sparse, " sparsity %g, dense steps %g, probes %d", a->sparsity,
                  a->dense_steps, a->probes);
-    return snprintf(buffer, size,
-                    "draftattn %d.%d.%d; model %s; seed %" PRIu64 "; size %" PRId64 "x%" PRId64
-                    "; frames %" PRId64 "; fps %g; steps %" PRId64 "; cfg %g; flow shift %g; "
-                    "sampler %s; attention %s%s",
-                    DRAFTATTN_VERSION_MAJOR, DRAFTATTN_VERSION_MINOR, DRAFTATTN_VERSION_PATCH,
-                    model_name, s->seed, s->width, s->height, s->frames, s->fps, s->steps,
-                    s->guidance, s->flow_shift, s->sampler, draftattn_policy_name(a->policy),
-                    sparse);
+    return snprintf(
+        buffer, size,
+        "draftattn " DRAFTATTN_VERSION_STRING "; model %s; seed %" PRIu64 "; size %" PRId64
+        "x%" PRId64 "; frames %" PRId64 "; fps %g; steps %" PRId64 "; cfg %g; flow shift %g; "
+        "sampler %s; attention %s%s",
+        model_name, s->seed, s->width, s->height, s->frames, s->fps, s->steps, s->guidance,
+        s->flow_shift, s->sampler, draftattn_policy_name(a->policy), sparse);
 }

@@ -55,12 +55,6 @@ const char *bench_dtype_name(draftattn_dtype dtype)
     return dtype == DRAFTATTN_F32 ? "float32" : "bfloat16";
 }
 
-static void version_text(char *text, size_t size)
-{
-    const int32_t version = draftattn_version();
-    snprintf(text, size, "%d.%d.%d", version / 10000, version / 100 % 100, version % 100);
-}
-
 /* ---- table ----------------------------------------------------------------------------------- */
 
 /* Four digits in a column of width: 0.1234, 12.34, 1234, 123456 */
@@ -164,10 +158,8 @@ static void print_break_even(FILE *out, const struct bench_break_evens *found)
 
 static void print_machine(FILE *out, const struct bench_report *report)
 {
-    char version[32];
-    version_text(version, sizeof version);
-    fprintf(out, "draftattn %s, commit %s; %s, %d thread%s\n", version, machine_commit(),
-            report->cpu, report->threads, report->threads == 1 ? "" : "s");
+    fprintf(out, "draftattn " DRAFTATTN_VERSION_STRING ", commit %s; %s, %d thread%s\n",
+            machine_commit(), report->cpu, report->threads, report->threads == 1 ? "" : "s");
     if (report->device[0])
         fprintf(out, "cuda: %s\n", report->device);
     double peak = report->peak[DRAFTATTN_BACKEND_CUDA];
@@ -330,9 +322,7 @@ static void json_break_even(cJSON *list, const struct bench_break_evens *found)
 bool bench_report_json(FILE *out, const struct bench_report *report, struct error *error)
 {
     cJSON *root = cJSON_CreateObject();
-    char version[32];
-    version_text(version, sizeof version);
-    cJSON_AddStringToObject(root, "version", version);
+    cJSON_AddStringToObject(root, "version", DRAFTATTN_VERSION_STRING);
     cJSON_AddStringToObject(root, "commit", machine_commit());
     cJSON_AddStringToObject(root, "cpu", report->cpu);
     cJSON_AddStringToObject(root, "device", report->device);

@@ -91,9 +91,7 @@ static cJSON *collect(void)
 {
     cJSON *root = cJSON_CreateObject();
     char text[4096];
-    const int32_t version = draftattn_version();
-    snprintf(text, sizeof text, "%d.%d.%d", version / 10000, version / 100 % 100, version % 100);
-    cJSON_AddStringToObject(root, "version", text);
+    cJSON_AddStringToObject(root, "version", DRAFTATTN_VERSION_STRING);
     cJSON_AddStringToObject(root, "compiler", __VERSION__);
     machine_cpu_name(text, sizeof text);
     cJSON_AddStringToObject(root, "cpu", text);

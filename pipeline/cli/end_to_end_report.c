@@ -193,8 +193,8 @@ static void print_head(FILE *out, const struct end_to_end_settings *settings,
     const draftattn_plan_desc *a = &v->attention;
     char cpu[160];
     machine_describe(v->runtime.threads, cpu, sizeof cpu);
-    fprintf(out, "draftattn %d.%d.%d, commit %s; %s%s", DRAFTATTN_VERSION_MAJOR,
-            DRAFTATTN_VERSION_MINOR, DRAFTATTN_VERSION_PATCH, machine_commit(), cpu, newline);
+    fprintf(out, "draftattn " DRAFTATTN_VERSION_STRING ", commit %s; %s%s", machine_commit(), cpu,
+            newline);
     fprintf(out, "%s, %s, %s%s%s", report->device, precision_words(report), report->kernel,
             v->runtime.offload ? ", blocks in host memory" : "", newline);
     fprintf(out,

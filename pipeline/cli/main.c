@@ -86,8 +86,7 @@ static bool run(int argc, char *const *argv, struct error *error)
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0)
         return help(0, NULL, error);
     if (strcmp(name, "--version") == 0) {
-        printf("draftattn %d.%d.%d\n", DRAFTATTN_VERSION_MAJOR, DRAFTATTN_VERSION_MINOR,
-               DRAFTATTN_VERSION_PATCH);
+        puts("draftattn " DRAFTATTN_VERSION_STRING);
         return true;
     }
     const struct command *command = find_command(name, error);

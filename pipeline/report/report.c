@@ -114,8 +114,9 @@ static bool write_head(struct report *report, struct error *error)
                "script-src 'sha256-%s'; base-uri 'none'; form-action 'none'\">\n"
                "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
                "<meta name=\"color-scheme\" content=\"light dark\">\n"
-               "<meta name=\"generator\" content=\"draftattn %d.%d.%d\">\n<title>",
-               hash, DRAFTATTN_VERSION_MAJOR, DRAFTATTN_VERSION_MINOR, DRAFTATTN_VERSION_PATCH);
+               "<meta name=\"generator\" content=\"draftattn " DRAFTATTN_VERSION_STRING
+               "\">\n<title>",
+               hash);
     html_text(html, short_name(report->comparison->model), TITLE_LIMIT);
     html_print(html, ", seed %" PRIu64 " · draftattn</title>\n<style>\n%s</style>\n</head>\n",
                report->comparison->settings->seed, report_style);
@@ -188,10 +189,9 @@ static bool write_page(struct report *report, struct error *error)
     if (!write_sections(report, error))
         return false;
     html_print(html,
-               "</main>\n<footer><p>draftattn %d.%d.%d. This file is complete in itself; the same "
-               "figures are in the JSON file beside it.</p></footer>\n<script>%s</script>\n"
-               "</body>\n</html>\n",
-               DRAFTATTN_VERSION_MAJOR, DRAFTATTN_VERSION_MINOR, DRAFTATTN_VERSION_PATCH,
+               "</main>\n<footer><p>draftattn " DRAFTATTN_VERSION_STRING
+               ". This file is complete in itself; the same figures are in the JSON file beside "
+               "it.</p></footer>\n<script>%s</script>\n</body>\n</html>\n",
                report_script);
     return true;
 }

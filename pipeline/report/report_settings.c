@@ -72,10 +72,7 @@ static void write_common(struct html *html, const struct comparison *c)
     row_text(html, "noise file", s->noise_file);
     row_text(html, "machine", c->machine);
     row_memory(html, c);
-    row_begin(html, "version");
-    html_print(html, "draftattn %d.%d.%d", DRAFTATTN_VERSION_MAJOR, DRAFTATTN_VERSION_MINOR,
-               DRAFTATTN_VERSION_PATCH);
-    row_end(html);
+    row_text(html, "version", "draftattn " DRAFTATTN_VERSION_STRING);
     row_text(html, "side by side", c->side_by_side);
     html_print(html, "</tbody></table></div>\n");
 }

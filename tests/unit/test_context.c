@@ -2,6 +2,8 @@
  * listed. */
 #include "library_case.h"
 
+#include <stdio.h>
+
 static void clear_environment(void)
 {
     unsetenv("DRAFTATTN_BACKEND");
@@ -33,6 +35,9 @@ static void test_names_go_both_ways(void **state)
     assert_string_equal(draftattn_status_string((draftattn_status)99), "unknown");
     assert_string_equal(draftattn_backend_name((draftattn_backend)-1), "unknown");
     assert_int_equal(draftattn_version(), DRAFTATTN_VERSION);
+    int major, minor, patch;
+    assert_int_equal(sscanf(DRAFTATTN_VERSION_STRING, "%d.%d.%d", &major, &minor, &patch), 3);
+    assert_int_equal(major * 10000 + minor * 100 + patch, DRAFTATTN_VERSION);
 }
 
 static void test_unknown_names_are_refused(void **state)
