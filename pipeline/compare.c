@@ -98,6 +98,8 @@ static struct generate_settings settings_of(const struct compare_job *job,
     settings.output = variant->video;
     settings.save_latents = NULL;
     settings.crf_offset = CRF_OFFSET;
+    if (index > 0) /* what one run leaves in memory must not move the next to another device */
+        settings.runtime.kind = c->variants[0].report.gpu ? RUNTIME_CUDA : RUNTIME_CPU;
     settings.held_bytes = c->width * c->height * 3 * c->frames * (c->variant_count - index);
     return settings;
 }

@@ -28,7 +28,7 @@ struct memory_query {
     bool gpu;                      /* available is of the GPU, and context too */
     enum element activations;      /* of the device */
     bool offload;                  /* blocks of the transformer stay in the host's memory */
-    int64_t host_available;        /* of which there are so many bytes; looked at with offload */
+    int64_t host_available;        /* of which there are so many bytes; looked at with a GPU */
 };
 
 /* Bytes. */
@@ -42,6 +42,7 @@ struct memory_plan {
     int64_t peak;
     int64_t weights; /* of the larger of text encoder and transformer: needed at any size */
     int64_t host;    /* with offload: the blocks' weights in the host's memory, beside all that */
+    int64_t canvas; /* where the VAE's tiles meet: part of vae_work; with a GPU the host's memory */
     struct wan_vae_tiling tiling;
 };
 

@@ -106,6 +106,15 @@ int64_t wan_vae_decode_bytes(const struct wan_vae_config *config, int64_t height
     return floats;
 }
 
+int64_t wan_vae_canvas_bytes(const struct wan_vae_tiling *tiling, int64_t frames, int64_t height,
+                             int64_t width)
+{
+    if (!tiling->tile)
+        return 0;
+    return vae_canvas_bytes(CHUNK * (frames - 1) + 1, height * SCALE, width * SCALE, 3,
+                            tiling->tile * SCALE, tiling->stride * SCALE);
+}
+
 /* ---- clips and tiles ------------------------------------------------------------------------- */
 
 /* A clip on its way through one of the nets. */

@@ -50,9 +50,8 @@ struct wan_vae_tiling {
 
 /*
  * Tiles go through one after the other, each over all time, as in diffusers' AutoencoderKLWan. The
- * clip they make is held as float32 until it is complete: 12 bytes for each pixel of each frame,
- * and about a seventh of that on top; wan_vae_decode_bytes() does not count it. Without tiles
- * frames go to the sink as they are decoded.
+ * clip they make is held in the host's memory until it is complete: wan_vae_canvas_bytes(). Without
+ * tiles frames go to the sink as they are decoded.
  *
  * latents [z_dim][frames][height][width], normalised as the transformer has them (normalised true:
  * z * std + mean is applied) or raw; host memory. Gives 4 * (frames - 1) + 1 frames. Errors: a NaN
@@ -75,5 +74,10 @@ bool wan_vae_encode(struct wan_vae *vae, const float *video, int64_t frames, int
 int64_t wan_vae_weight_bytes(const struct wan_vae_config *config, int parts);
 int64_t wan_vae_decode_bytes(const struct wan_vae_config *config, int64_t height, int64_t width,
                              bool gpu);
+
+/* Bytes of the host's memory that decoding so many frames of latents in tiles holds besides, on a
+ * GPU too; 0 without tiles. */
+int64_t wan_vae_canvas_bytes(const struct wan_vae_tiling *tiling, int64_t frames, int64_t height,
+                             int64_t width);
 
 #endif

@@ -28,6 +28,27 @@ static float *canvas_alloc(const int64_t *dims, int rank, struct error *error)
     return memory;
 }
 
+static int64_t columns_of(int64_t width, int64_t stride)
+{
+    return (width - 1) / stride + 1;
+}
+
+int64_t vae_canvas_bytes(int64_t frames, int64_t height, int64_t width, int64_t channels,
+                         int64_t tile, int64_t stride)
+{
+    const int64_t overlap = tile - stride, columns = columns_of(width, stride);
+    const int64_t whole[] = {frames, height, width, channels};
+    const int64_t lower[] = {columns, frames, overlap, tile, channels};
+    const int64_t right[] = {frames, tile, overlap, channels};
+    size_t bytes[3];
+    if (!checked_bytes(whole, 4, sizeof(float), &bytes[0]) ||
+        !checked_bytes(lower, 5, sizeof(float), &bytes[1]) ||
+        !checked_bytes(right, 4, sizeof(float), &bytes[2]) || bytes[0] > INT64_MAX / 12 ||
+        bytes[1] > INT64_MAX / 12 || bytes[2] > INT64_MAX / 12)
+        return INT64_MAX / 4;
+    return (int64_t)(bytes[0] + bytes[1] + bytes[2]);
+}
+
 bool vae_canvas_create(struct vae_canvas *out, int64_t frames, int64_t height, int64_t width,
                        int64_t channels, int64_t tile, int64_t stride, struct error *error)
 {
@@ -38,7 +59,7 @@ bool vae_canvas_create(struct vae_canvas *out, int64_t frames, int64_t height, i
                                .tile = tile,
                                .stride = stride,
                                .rows = (height - 1) / stride + 1,
-                               .columns = (width - 1) / stride + 1};
+                               .columns = columns_of(width, stride)};
     const int64_t overlap = tile - stride;
     const int64_t whole[] = {frames, height, width, channels};
     const int64_t lower[] = {out->columns, frames, overlap, tile, channels};

@@ -20,8 +20,11 @@ struct vae_canvas {
     float *left;           /* [frames][tile][overlap][channels]: the right edge of the last tile */
 };
 
-/* The whole clip is kept, in float, and next to it the edges that later tiles are mixed with: a
- * seventh of the clip where a tile is 32 latents, the overlap a quarter and the frame 720p. */
+/* Bytes: the whole clip is kept, in float, and next to it the edges that later tiles are mixed
+ * with, from a seventh of the clip (720p in tiles of 256 pixels) to two thirds (of 768).
+ * INT64_MAX / 4 where they are past counting. */
+int64_t vae_canvas_bytes(int64_t frames, int64_t height, int64_t width, int64_t channels,
+                         int64_t tile, int64_t stride);
 bool vae_canvas_create(struct vae_canvas *out, int64_t frames, int64_t height, int64_t width,
                        int64_t channels, int64_t tile, int64_t stride, struct error *error);
 void vae_canvas_destroy(struct vae_canvas *canvas);

@@ -126,6 +126,36 @@ static void test_tiles(void **state)
     assert_int_equal(tiled.tiling.tile, 32);
 }
 
+/* The clip, and the edges that tiles are mixed along: on a GPU they are the host's to hold. */
+static void test_canvas(void **state)
+{
+    const int64_t clip = 81 * 1280 * 720 * 12, below = 3 * 81 * 192 * 768 * 12;
+    const int64_t beside = 81 * 768 * 192 * 12;
+    struct memory_query q = query_of(1280, 720, 81);
+    struct memory_plan whole, tiled;
+    struct error error = {.usage = false};
+    char text[1024];
+    memory_plan_make_decode(&whole, &q);
+    assert_int_equal(whole.canvas, 0);
+    q.tile = 768;
+    memory_plan_make_decode(&tiled, &q);
+    assert_int_equal(tiled.canvas, clip + below + beside);
+    assert_true(tiled.vae_work > tiled.canvas);
+    q.gpu = true;
+    q.activations = ELEMENT_BF16;
+    q.host_available = tiled.canvas;
+    q.context = *state;
+    assert_true(memory_plan_make(&tiled, &q, NULL));
+    assert_int_equal(tiled.host, 0);
+    assert_true(memory_plan_fits(&tiled, &q));
+    memory_plan_describe(&tiled, &q, text, sizeof text);
+    assert_non_null(strstr(text, "tiles meet in the host's memory 1401 of 1401"));
+    q.host_available--;
+    assert_false(memory_plan_fits(&tiled, &q));
+    assert_false(memory_plan_refuse(&tiled, &q, &error));
+    assert_non_null(strstr(error.text, "the VAE's tiles meet in the host's memory"));
+}
+
 static void test_fit(void **state)
 {
     struct memory_query q = query_of(1664, 960, 81);
@@ -269,11 +299,11 @@ static void test_system(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_system),      cmocka_unit_test(test_grid),
-        cmocka_unit_test(test_parts),       cmocka_unit_test(test_tiles),
-        cmocka_unit_test(test_fit),         cmocka_unit_test(test_absurd),
-        cmocka_unit_test(test_refused),     cmocka_unit_test(test_gpu),
-        cmocka_unit_test(test_gpu_refused),
+        cmocka_unit_test(test_system), cmocka_unit_test(test_grid),
+        cmocka_unit_test(test_parts),  cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_canvas), cmocka_unit_test(test_fit),
+        cmocka_unit_test(test_absurd), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_gpu),    cmocka_unit_test(test_gpu_refused),
     };
     return cmocka_run_group_tests(tests, make_context, free_context);
 }
