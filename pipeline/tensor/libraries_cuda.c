@@ -4,21 +4,27 @@
  * is looked up once and kept; that it is found twice by two threads does no harm.
  *
  * A library is looked for as the system does, by the name of the version whose headers were
- * compiled, and then where the build found it.
+ * compiled, and then where the build found it. libcudnn.so is but a shim: its functions load
+ * libcudnn_graph.so, and end the program where that is missing, so that it is asked for here.
  */
+#define _GNU_SOURCE /* dlinfo() */
 #include "libraries_cuda.h"
 
 #include <cublasLt.h>
 #include <cudnn_graph.h>
 #include <dlfcn.h>
+#include <limits.h>
+#include <link.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #define TEXT_OF(number)        #number
 #define VERSIONED(name, major) name TEXT_OF(major)
 #define BLAS                   VERSIONED("libcublasLt.so.", CUBLAS_VER_MAJOR)
 #define DNN                    VERSIONED("libcudnn.so.", CUDNN_MAJOR)
+#define DNN_GRAPH              VERSIONED("libcudnn_graph.so.", CUDNN_MAJOR)
 
 /* Handles are counted and libraries stay. NULL: dlerror() says why the system's way failed. */
 static void *library(const char *name, const char *where)
@@ -39,6 +45,18 @@ static void *dnn(void)
     return library(DNN, DRAFTATTN_CUDNN_FOLDER "/" DNN);
 }
 
+/* From the shim's own folder, where the shim looks; what is loaded by then it takes as well. */
+static void *dnn_graph(void)
+{
+    char folder[PATH_MAX], path[PATH_MAX + sizeof DNN_GRAPH];
+    void *shim = dnn(), *handle = NULL;
+    if (shim && dlinfo(shim, RTLD_DI_ORIGIN, folder) == 0) {
+        snprintf(path, sizeof path, "%s/%s", folder, DNN_GRAPH);
+        handle = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
+    }
+    return handle ? handle : library(DNN_GRAPH, DRAFTATTN_CUDNN_FOLDER "/" DNN_GRAPH);
+}
+
 static bool open_one(void *handle, const char *name, struct error *error)
 {
     return handle || error_set(error,
@@ -49,7 +67,8 @@ static bool open_one(void *handle, const char *name, struct error *error)
 
 bool libraries_cuda_open(struct error *error)
 {
-    return open_one(blas(), BLAS, error) && open_one(dnn(), DNN, error);
+    return open_one(blas(), BLAS, error) && open_one(dnn(), DNN, error) &&
+           open_one(dnn_graph(), DNN_GRAPH, error);
 }
 
 static void *find(void *handle, const char *name)
