@@ -31,7 +31,7 @@ struct capture {
     char words[sizeof((struct comparison_variant *)0)->words];
     bool words_dense; /* words are of a dense call */
     double seconds;
-    struct error error;
+    struct error trouble; /* why maps are no longer taken */
 };
 
 bool capture_create(struct capture **out, const struct capture_desc *desc, struct error *error)
@@ -79,6 +79,11 @@ void capture_destroy(struct capture *capture)
     free(capture->list.row_ptr);
     free(capture->list.block_idx);
     free(capture);
+}
+
+const char *capture_trouble(const struct capture *capture)
+{
+    return capture->trouble.text[0] ? capture->trouble.text : NULL;
 }
 
 double capture_seconds(const struct capture *capture)
@@ -154,7 +159,7 @@ static bool make_room(struct capture *capture, const draftattn_plan_info *info, 
 static bool look(struct capture *capture, struct self_attention *attention,
                  draftattn_plan_info *info)
 {
-    struct error *error = &capture->error;
+    struct error *error = &capture->trouble;
     if (draftattn_plan_info_get(self_attention_plan(attention), info) != DRAFTATTN_SUCCESS)
         return error_set(error, "the capture of attention: no plan");
     return make_room(capture, info, error) &&
@@ -184,7 +189,7 @@ static bool keep_map(struct capture *capture, const draftattn_plan_info *info,
     };
     if (!out->map || !out->mask) {
         free_map(out);
-        return error_out_of_memory(&capture->error, "a draft map", cells * 5);
+        return error_out_of_memory(&capture->trouble, "a draft map", cells * 5);
     }
     memcpy(out->map, capture->map + (size_t)head * cells, cells * sizeof *out->map);
     for (int64_t row = 0; row < rows; row++) {
@@ -242,7 +247,7 @@ static void take_call(struct capture *capture, struct self_attention *attention,
     bool first = !capture->seen[call], looked = false;
     capture->seen[call] = true;
     draftattn_plan_info info;
-    for (int32_t i = 0; i <= capture->place_count; i++) {
+    for (int32_t i = 0; i <= capture->place_count && !capture->trouble.text[0]; i++) {
         bool record = i == capture->place_count;
         const struct capture_place *at = &capture->places[i];
         bool wanted = record ? worst >= 0 && capture->desc.place_count == 0
@@ -266,7 +271,7 @@ void capture_attention(struct capture *capture, struct self_attention *attention
     const struct capture_desc *d = &capture->desc;
     bool known =
         step->step >= 0 && step->step < d->steps && step->layer >= 0 && step->layer < d->layers;
-    if (known && !capture->error.text[0])
+    if (known)
         take_call(capture, attention, step);
     capture->seconds += clock_seconds() - start;
 }
@@ -300,10 +305,6 @@ static bool same_head(const struct comparison_map *a, const struct comparison_ma
 bool capture_finish(struct capture *capture, struct comparison_variant *variant,
                     struct error *error)
 {
-    if (capture->error.text[0]) {
-        *error = capture->error;
-        return false;
-    }
     if (!hand_over_errors(capture, variant, error))
         return false;
     variant->maps = calloc(CAPTURE_PLACES_MAX + 1, sizeof *variant->maps);

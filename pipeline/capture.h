@@ -28,9 +28,12 @@ struct capture;
 bool capture_create(struct capture **out, const struct capture_desc *desc, struct error *error);
 void capture_destroy(struct capture *capture); /* accepts NULL */
 
-/* For struct generate_events. What fails here is said by capture_finish(). */
+/* For struct generate_events. After a map that cannot be had none are taken; the rest goes on. */
 void capture_attention(struct capture *capture, struct self_attention *attention,
                        const draftattn_step *step);
+
+/* Why maps are missing, valid as long as the capture; NULL where none is for want of anything. */
+const char *capture_trouble(const struct capture *capture);
 
 /* Seconds spent in capture_attention(). */
 double capture_seconds(const struct capture *capture);

@@ -244,6 +244,12 @@ static bool run_variant(const struct compare_job *job, struct comparison *c, int
     bool ok = capture_create(&listener.capture, &desc, error) &&
               generate_run(job->model, &settings, &events, &variant->report, error) &&
               capture_finish(listener.capture, variant, error);
+    if (ok && capture_trouble(listener.capture)) {
+        char note[sizeof error->text + 128];
+        snprintf(note, sizeof note, "draft maps of '%s' are missing: %s", variant->label,
+                 capture_trouble(listener.capture));
+        on_note(&listener, note);
+    }
     if (ok)
         correct_times(variant, capture_seconds(listener.capture), listener.seconds, c->steps);
     else if (!error->interrupted && !error->usage) /* what is wrong with a flag is so for all */
