@@ -139,8 +139,8 @@ typedef struct draftattn_grid {
     int64_t text_tokens;
 } draftattn_grid;
 
-/* [batch, heads, tokens, head_dim]. Strides in elements, any sign-free value that keeps elements of
- * an output apart, so that every layout works without a copy. */
+/* [batch, heads, tokens, head_dim]. Strides in elements, 0 or more, so that every layout works
+ * without a copy; of an output each must step over all that smaller ones reach. */
 typedef struct draftattn_tensor {
     void *data;
     draftattn_dtype dtype;
@@ -188,14 +188,18 @@ typedef struct draftattn_plan_desc {
     double row_floor;        /* DRAFT only: guaranteed share of a row's mean budget, in [0, 1];
                                  default 1: every row alike */
     double head_spread;      /* DRAFT only: how far a head's budget may move from the mean, as a
-                                 factor >= 1; 1 = the same budget for every head */
+                                 factor from 1 to 1e6; 1 = the same budget for every head */
     int32_t compensation;    /* DRAFT only: 1 (default): skipped blocks enter through their means;
                                  0: dropped */
     int32_t probes;          /* exact probe rows per head, at most 1024 and never more than there
                                  are video rows; default 256; 0 = none, no error estimate */
     int32_t repair;          /* DRAFT only: 1: apply the correction fitted on the probe rows to
-                                 heads that gain by it; none without probes; default 1 */
-    double ridge;            /* share of the mean diagonal of the Gram matrix; default 0.1 */
+                                 heads that gain by it; none without probes; default 1. Of rows
+                                 far outside of what the probes saw (q several times as long as
+                                 theirs) neither gain nor error is known: for models that do not
+                                 normalise q, look before using it */
+    double ridge;            /* share of the mean diagonal of the Gram matrix, in (0, 1e6]; default
+                                 0.1 */
     double dense_steps;      /* share of the first steps that stay dense, in [0, 1], rounded to
                                  whole steps; default 0.2 */
     double dense_sigma;      /* steps with sigma above this stay dense; 0 (default) = not used */
@@ -207,7 +211,7 @@ typedef struct draftattn_plan_desc {
 
 /* Where a call stands in a generation: what the dense guards look at. */
 typedef struct draftattn_step {
-    int32_t step;  /* 0-based */
+    int32_t step;  /* 0-based; negative = unknown */
     int32_t steps; /* 0 = unknown: guards by step do not act */
     int32_t layer; /* -1 = unknown */
     float sigma;   /* noise level in [0, 1]; negative = unknown */
@@ -395,7 +399,8 @@ DRAFTATTN_API draftattn_status draftattn_save_stats(const draftattn_plan *plan,
 
 /* The block list of the last finished run in this workspace, copied to host memory. list->capacity
  * entries must suffice: plan_info.max_list_entries always does, else INVALID_ARGUMENT names the
- * number. After a dense run the list is full. CUDA: waits for the device. */
+ * number. After a dense run the list is full. A copy of draftattn_save_stats() has no list: it must
+ * not be given for the workspace. CUDA: waits for the device. */
 DRAFTATTN_API draftattn_status draftattn_read_block_list(const draftattn_plan *plan,
                                                          const void *workspace,
                                                          draftattn_block_list *list);

@@ -90,7 +90,7 @@ static draftattn_status check_policy(const draftattn_plan_desc *desc)
     REFUSE_IF((int)desc->score < 0 || desc->score > DRAFTATTN_SCORE_SPREAD,
               "score is %d; it is MASS or SPREAD", (int)desc->score);
     REFUSE_IF(!within(desc->row_floor, 0, 1), "row_floor is %g; it is in [0, 1]", desc->row_floor);
-    REFUSE_IF(!within(desc->head_spread, 1, 1e6), "head_spread is %g; it is a factor of 1 or more",
+    REFUSE_IF(!within(desc->head_spread, 1, 1e6), "head_spread is %g; it is a factor, 1 to 1e6",
               desc->head_spread);
     if (desc->policy == DRAFTATTN_POLICY_DRAFT_PAPER)
         TRY(check_patches(desc));
@@ -104,7 +104,8 @@ static draftattn_status check_repair(const draftattn_plan_desc *desc)
     REFUSE_IF(desc->probes < 0 || desc->probes > PLAN_MAX_PROBES, "probes is %d; it is 0 to %d",
               desc->probes, PLAN_MAX_PROBES);
     REFUSE_IF(desc->repair != 0 && desc->repair != 1, "repair is %d; it is 0 or 1", desc->repair);
-    REFUSE_IF(!(desc->ridge > 0) || !isfinite(desc->ridge), "ridge is %g; it is positive",
+    /* Far above this the errors it is judged by vanish in float32. */
+    REFUSE_IF(!(desc->ridge > 0) || desc->ridge > 1e6, "ridge is %g; it is in (0, 1e6]",
               desc->ridge);
     return DRAFTATTN_SUCCESS;
 }

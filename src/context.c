@@ -81,6 +81,7 @@ static draftattn_status wanted_kernel(const draftattn_context_desc *desc, drafta
                                       const struct kernel_row **row)
 {
     const char *name = desc->kernel;
+    draftattn_backend asked = name ? desc->backend : *wanted; /* the environment counts for less */
     *row = NULL;
     if (!name) {
         name = getenv(kernel_variable);
@@ -96,10 +97,10 @@ static draftattn_status wanted_kernel(const draftattn_context_desc *desc, drafta
     } else {
         TRY(find_kernel(name, row));
     }
-    RETURN_IF(*wanted != DRAFTATTN_BACKEND_AUTO && *wanted != (*row)->backend,
+    RETURN_IF(asked != DRAFTATTN_BACKEND_AUTO && asked != (*row)->backend,
               DRAFTATTN_INVALID_ARGUMENT,
               "kernel '%s' belongs to backend %s, but backend %s is asked for", name,
-              draftattn_backend_name((*row)->backend), draftattn_backend_name(*wanted));
+              draftattn_backend_name((*row)->backend), draftattn_backend_name(asked));
     *wanted = (*row)->backend;
     return DRAFTATTN_SUCCESS;
 }

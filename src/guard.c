@@ -35,7 +35,7 @@ enum dense_reason plan_dense_reason(const draftattn_plan *plan, const draftattn_
         return otherwise;
     if (step->layer >= 0 && layer_is_listed(plan, step->layer))
         return DENSE_LAYER;
-    if (step->step < plan_dense_step_count(plan, step->steps))
+    if (step->step >= 0 && step->step < plan_dense_step_count(plan, step->steps))
         return DENSE_STEP;
     if (desc->dense_sigma > 0 && (double)step->sigma > desc->dense_sigma)
         return DENSE_SIGMA;

@@ -27,6 +27,12 @@ static int64_t extent(const draftattn_tensor *tensor)
     return last + 1;
 }
 
+bool memory_overlaps(const void *a, size_t a_size, const void *b, size_t b_size)
+{
+    uintptr_t first = (uintptr_t)a, second = (uintptr_t)b;
+    return first < second ? second - first < a_size : first - second < b_size;
+}
+
 draftattn_status tensor_check_input(const struct problem *problem, const char *name,
                                     const draftattn_tensor *tensor, draftattn_dtype dtype,
                                     int64_t last, const void *workspace, size_t workspace_size)
@@ -47,9 +53,10 @@ draftattn_status tensor_check_input(const struct problem *problem, const char *n
                   (long long)tensor->stride[i]);
     }
     REFUSE_IF(extent(tensor) < 0, "the strides of %s reach beyond 63 bits", name);
-    uintptr_t begin = (uintptr_t)tensor->data, other = (uintptr_t)workspace;
-    uintptr_t end = begin + (uintptr_t)extent(tensor) * dtype_size(dtype);
-    REFUSE_IF(begin < other + workspace_size && other < end, "%s overlaps the workspace", name);
+    size_t elements = (size_t)extent(tensor), size = dtype_size(dtype);
+    size_t bytes = elements > SIZE_MAX / size ? SIZE_MAX : elements * size;
+    REFUSE_IF(memory_overlaps(tensor->data, bytes, workspace, workspace_size),
+              "%s overlaps the workspace", name);
     return DRAFTATTN_SUCCESS;
 }
 

@@ -3,6 +3,9 @@
 
 #include "backend.h"
 
+/* Sizes in bytes, any. */
+bool memory_overlaps(const void *a, size_t a_size, const void *b, size_t b_size);
+
 /* A tensor that is read: dtype, shape [batch, heads, tokens, last], strides within 63 bits, nothing
  * of it in the workspace. */
 draftattn_status tensor_check_input(const struct problem *problem, const char *name,

@@ -97,6 +97,13 @@ static void test_description_beats_environment(void **state)
     desc.kernel = "reference";
     assert_int_equal(draftattn_context_create(&context, &desc), DRAFTATTN_INVALID_ARGUMENT);
     assert_error_names("belongs to backend reference");
+
+    setenv("DRAFTATTN_BACKEND", "portable", 1);
+    desc.backend = DRAFTATTN_BACKEND_AUTO;
+    assert_int_equal(draftattn_context_create(&context, &desc), DRAFTATTN_SUCCESS);
+    assert_int_equal(draftattn_context_backend(context), DRAFTATTN_BACKEND_REFERENCE);
+    draftattn_context_destroy(context);
+    clear_environment();
 }
 
 static void test_failures_reach_the_log(void **state)

@@ -145,6 +145,14 @@ static void test_inputs_outside_the_workspace(void **state)
                                          test.workspace_size, NULL),
                      DRAFTATTN_INVALID_ARGUMENT);
     assert_error_names("q overlaps the workspace");
+    assert_int_equal(
+        draftattn_draft_map(test.plan, &test.tq, &inside, map, test.workspace, SIZE_MAX, NULL),
+        DRAFTATTN_INVALID_ARGUMENT);
+    assert_error_names("k overlaps the workspace");
+    assert_int_equal(draftattn_draft_map(test.plan, &test.tq, &test.tk, test.workspace,
+                                         test.workspace, test.workspace_size, NULL),
+                     DRAFTATTN_INVALID_ARGUMENT);
+    assert_error_names("map overlaps the workspace");
     library_case_close(&test);
 }
 

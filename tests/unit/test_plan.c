@@ -97,10 +97,12 @@ static void test_refusals_name_field_and_value(void **state)
     REFUSED(score, (draftattn_score)4, "score is 4");
     REFUSED(row_floor, 1.5, "row_floor is 1.5");
     REFUSED(head_spread, 0.5, "head_spread is 0.5");
+    REFUSED(head_spread, 2e6, "it is a factor, 1 to 1e6");
     REFUSED(compensation, 2, "compensation is 2");
     REFUSED(probes, -1, "probes is -1");
     REFUSED(repair, 2, "repair is 2");
     REFUSED(ridge, 0, "ridge is 0");
+    REFUSED(ridge, 1e44, "ridge is 1e+44; it is in (0, 1e6]");
     REFUSED(dense_steps, 1.1, "dense_steps is 1.1");
     REFUSED(dense_sigma, -1, "dense_sigma is -1");
     REFUSED(dense_layer_count, 2, "dense_layers is NULL");
@@ -157,6 +159,8 @@ static void test_guards(void **state)
     assert_int_equal(dense(plan, 1, 10, 3, -1), 1); /* 0.2 of 10 = 2 steps */
     assert_int_equal(dense(plan, 2, 10, 3, -1), 0);
     assert_int_equal(dense(plan, 0, 0, 3, -1), 0); /* steps unknown */
+    assert_int_equal(dense(plan, -1, 0, 3, -1), 0);
+    assert_int_equal(dense(plan, -1, 10, 3, -1), 0);
     assert_int_equal(dense(plan, 9, 10, 7, -1), 1);
     assert_int_equal(dense(plan, 9, 10, -1, -1), 0);
     assert_int_equal(dense(plan, 9, 10, 3, 0.91f), 1);
