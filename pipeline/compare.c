@@ -98,8 +98,6 @@ static struct generate_settings settings_of(const struct compare_job *job,
     settings.output = variant->video;
     settings.save_latents = NULL;
     settings.crf_offset = CRF_OFFSET;
-    if (index > 0) /* what one run leaves in memory must not move the next to another device */
-        settings.runtime.kind = c->variants[0].report.gpu ? RUNTIME_CUDA : RUNTIME_CPU;
     settings.held_bytes = c->width * c->height * 3 * c->frames * (c->variant_count - index);
     return settings;
 }
@@ -224,6 +222,8 @@ static bool run_variant(const struct compare_job *job, struct comparison *c, int
 {
     struct comparison_variant *variant = &c->variants[index];
     struct generate_settings settings = settings_of(job, c, index);
+    if (index > 0) /* what one run leaves in memory must not move the next to another device */
+        settings.runtime.kind = c->variants[0].report.gpu ? RUNTIME_CUDA : RUNTIME_CPU;
     const struct capture_desc desc = {
         .steps = (int32_t)c->steps,
         .layers = (int32_t)c->layers,

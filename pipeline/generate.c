@@ -215,6 +215,15 @@ static bool check_outputs(struct generation *g, struct error *error)
                                "--save-latents '%s' is where the state is kept; name "
                                "another file",
                                s->save_latents);
+    if (s->save_latents && s->noise_file && output_file_same(s->save_latents, s->noise_file))
+        return error_set_usage(error,
+                               "--save-latents '%s' is the --noise file too; name another file",
+                               s->save_latents);
+    if (s->state && output_file_same(s->output, s->state)) /* which goes when the video is there */
+        return error_set_usage(error,
+                               "output '%s' is the file that the state is kept in; name another "
+                               "output",
+                               s->output);
     if (s->save_latents && !output_file_check(s->save_latents, error))
         return error_prefix(error, "--save-latents: ");
     if (!video_writer_check(s->output, &desc, error))

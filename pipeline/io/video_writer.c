@@ -103,6 +103,11 @@ static bool check_desc(const char *path, const struct target *target, const stru
     if (!(desc->fps > 0 && desc->fps <= 1000))
         return error_set_usage(error, "output '%s': %g frames a second; above 0 up to 1000", path,
                                desc->fps);
+    if (target->kind == KIND_MOVIE && target->container == VIDEO_GIF && desc->fps > 50)
+        return error_set_usage(error,
+                               "output '%s': %g frames a second; a GIF takes up to 50, .mp4 and "
+                               ".webm take more",
+                               path, desc->fps);
     if (target->kind == KIND_IMAGE && desc->frames > 1)
         return error_set_usage(
             error,

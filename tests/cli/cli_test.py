@@ -571,6 +571,9 @@ class Output(Case):
         self.refuse(generate("--save-latents", "missing/x"), 1, "--save-latents", left=left)
         self.refuse(generate("--save-latents", "./out.mp4"), 2, "--save-latents", "the output too",
                     left=left)
+        self.refuse(generate("--save-latents", "file", "--noise", "./file"), 2, "--save-latents",
+                    "the --noise file too", left=left)
+        self.refuse(generate("--fps", "60", output="out.gif"), 2, "a GIF takes up to 50", left=left)
         os.symlink("/dev/full", self.path("full.mp4"))
         self.refuse(generate(output="full.mp4"), 2, "not a regular file", left=left + ["full.mp4"])
 
@@ -747,6 +750,12 @@ class Resume(Case):
                 self.assertRegex(err, r"draftattn: interrupted; (\d+) of 60 steps are kept: "
                                       r"'draftattn generate --resume " + self.STATE)
                 self.assertEqual(self.files(), [self.STATE])
+                self.refuse(["generate", "--resume", self.STATE, "-o", "./" + self.STATE], 2,
+                            left=[self.STATE])
+                os.link(self.path(self.STATE), self.path("linked.mp4"))
+                self.refuse(["generate", "--resume", self.STATE, "-o", "linked.mp4"], 2,
+                            "the state is kept in", left=[self.STATE, "linked.mp4"])
+                os.remove(self.path("linked.mp4"))
                 first = self.step()
                 code, err = self.stop(["generate", "--resume", self.STATE])
                 self.assertEqual(code, 130)
