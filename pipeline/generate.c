@@ -256,12 +256,13 @@ static void drop_scheduler(struct generation *g)
 static void note_earlier_state(const struct generation *g)
 {
     const char *state = g->settings->state;
-    char text[MODEL_PATH_MAX + 160];
+    char text[MODEL_PATH_MAX + 256];
     if (!state || access(state, F_OK) != 0)
         return;
     snprintf(text, sizeof text,
-             "%s is there from an earlier run, which --resume goes on with; this run replaces it "
-             "if it is interrupted",
+             "%s is there from an earlier run, which --resume goes on with; this run keeps its own "
+             "state there, once a minute and where it is interrupted: rename the file if it is "
+             "wanted",
              state);
     generation_note(g, text);
 }
@@ -401,6 +402,7 @@ static bool run_loop(struct generation *g, struct denoise *loop, struct error *e
     if (!times->dense || !times->sparse)
         return error_out_of_memory(error, "the steps' times", 2 * bytes);
     if (g->settings->state) {
+        g->kept.written = clock_seconds(); /* the first minute begins */
         loop->due = generation_save_due;
         loop->saved = generation_save;
         loop->saved_user = g;

@@ -18,8 +18,6 @@ bool generation_save_due(void *user, int32_t steps_done)
     struct generation *g = user;
     int64_t every = g->settings->save_every;
     double now = clock_seconds();
-    if (g->kept.written <= 0)
-        g->kept.written = now; /* the first minute begins */
     return (every > 0 && steps_done % every == 0) || now - g->kept.written >= WRITE_SECONDS;
 }
 
