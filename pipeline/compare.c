@@ -217,6 +217,16 @@ static void correct_times(struct comparison_variant *variant, double attention, 
         variant->attention_seconds += report->attention.seconds[i];
 }
 
+static void note_trouble(struct listener *listener, const char *label)
+{
+    const char *trouble = capture_trouble(listener->capture);
+    char note[sizeof((struct error *)0)->text + 128];
+    if (!trouble)
+        return;
+    snprintf(note, sizeof note, "draft maps of '%s' are missing: %s", label, trouble);
+    on_note(listener, note);
+}
+
 static bool run_variant(const struct compare_job *job, struct comparison *c, int64_t index,
                         struct generate_text *text, struct error *error)
 {
@@ -244,15 +254,10 @@ static bool run_variant(const struct compare_job *job, struct comparison *c, int
     bool ok = capture_create(&listener.capture, &desc, error) &&
               generate_run(job->model, &settings, &events, &variant->report, error) &&
               capture_finish(listener.capture, variant, error);
-    if (ok && capture_trouble(listener.capture)) {
-        char note[sizeof error->text + 128];
-        snprintf(note, sizeof note, "draft maps of '%s' are missing: %s", variant->label,
-                 capture_trouble(listener.capture));
-        on_note(&listener, note);
-    }
-    if (ok)
+    if (ok) {
+        note_trouble(&listener, variant->label);
         correct_times(variant, capture_seconds(listener.capture), listener.seconds, c->steps);
-    else if (!error->interrupted && !error->usage) /* what is wrong with a flag is so for all */
+    } else if (!error->interrupted && !error->usage) /* what is wrong with a flag is so for all */
         error_prefix(error, "variant '%s': ", variant->label);
     capture_destroy(listener.capture);
     return ok;

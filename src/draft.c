@@ -16,9 +16,8 @@ draftattn_status draftattn_draft_map(const draftattn_plan *plan, const draftattn
     int32_t head_dim = problem->desc.head_dim;
     TRY(tensor_check_input(problem, "q", q, dtype, head_dim, workspace, workspace_size));
     TRY(tensor_check_input(problem, "k", k, dtype, head_dim, workspace, workspace_size));
-    size_t map_size = (size_t)(problem->desc.batch * problem->desc.heads) *
-                      (size_t)problem->video_query_blocks * (size_t)problem->video_key_blocks *
-                      sizeof(*map);
+    size_t map_size = (size_t)problem->heads * (size_t)problem->video_query_blocks *
+                      (size_t)problem->video_key_blocks * sizeof(*map);
     RETURN_IF(memory_overlaps(map, map_size, workspace, workspace_size), DRAFTATTN_INVALID_ARGUMENT,
               "map overlaps the workspace");
     TRY(memory_check(plan, "q", q->data));

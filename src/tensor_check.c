@@ -53,8 +53,7 @@ draftattn_status tensor_check_input(const struct problem *problem, const char *n
                   (long long)tensor->stride[i]);
     }
     REFUSE_IF(extent(tensor) < 0, "the strides of %s reach beyond 63 bits", name);
-    size_t elements = (size_t)extent(tensor), size = dtype_size(dtype);
-    size_t bytes = elements > SIZE_MAX / size ? SIZE_MAX : elements * size;
+    size_t bytes = (size_t)extent(tensor) * dtype_size(dtype);
     REFUSE_IF(memory_overlaps(tensor->data, bytes, workspace, workspace_size),
               "%s overlaps the workspace", name);
     return DRAFTATTN_SUCCESS;

@@ -15,58 +15,62 @@ static int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static float *canvas_alloc(const int64_t *dims, int rank, struct error *error)
+static struct vae_canvas canvas_of(int64_t frames, int64_t height, int64_t width, int64_t channels,
+                                   int64_t tile, int64_t stride)
 {
-    size_t bytes;
-    if (!checked_bytes(dims, rank, sizeof(float), &bytes)) {
-        error_set(error, "the clip is too large to be put together from tiles");
-        return NULL;
-    }
-    float *memory = malloc(bytes > 0 ? bytes : 1);
-    if (!memory)
-        error_out_of_memory(error, "putting tiles together", bytes);
-    return memory;
-}
-
-static int64_t columns_of(int64_t width, int64_t stride)
-{
-    return (width - 1) / stride + 1;
-}
-
-int64_t vae_canvas_bytes(int64_t frames, int64_t height, int64_t width, int64_t channels,
-                         int64_t tile, int64_t stride)
-{
-    const int64_t overlap = tile - stride, columns = columns_of(width, stride);
-    const int64_t whole[] = {frames, height, width, channels};
-    const int64_t lower[] = {columns, frames, overlap, tile, channels};
-    const int64_t right[] = {frames, tile, overlap, channels};
-    size_t bytes[3];
-    if (!checked_bytes(whole, 4, sizeof(float), &bytes[0]) ||
-        !checked_bytes(lower, 5, sizeof(float), &bytes[1]) ||
-        !checked_bytes(right, 4, sizeof(float), &bytes[2]) || bytes[0] > INT64_MAX / 12 ||
-        bytes[1] > INT64_MAX / 12 || bytes[2] > INT64_MAX / 12)
-        return INT64_MAX / 4;
-    return (int64_t)(bytes[0] + bytes[1] + bytes[2]);
-}
-
-bool vae_canvas_create(struct vae_canvas *out, int64_t frames, int64_t height, int64_t width,
-                       int64_t channels, int64_t tile, int64_t stride, struct error *error)
-{
-    *out = (struct vae_canvas){.frames = frames,
+    return (struct vae_canvas){.frames = frames,
                                .height = height,
                                .width = width,
                                .channels = channels,
                                .tile = tile,
                                .stride = stride,
                                .rows = (height - 1) / stride + 1,
-                               .columns = columns_of(width, stride)};
-    const int64_t overlap = tile - stride;
-    const int64_t whole[] = {frames, height, width, channels};
-    const int64_t lower[] = {out->columns, frames, overlap, tile, channels};
-    const int64_t right[] = {frames, tile, overlap, channels};
-    out->values = canvas_alloc(whole, 4, error);
-    out->lower = out->values ? canvas_alloc(lower, 5, error) : NULL;
-    out->left = out->lower ? canvas_alloc(right, 4, error) : NULL;
+                               .columns = (width - 1) / stride + 1};
+}
+
+/* Of values, lower and left; false where they are past counting. */
+static bool canvas_sizes(const struct vae_canvas *c, size_t bytes[3])
+{
+    const int64_t overlap = c->tile - c->stride;
+    const int64_t values[] = {c->frames, c->height, c->width, c->channels};
+    const int64_t lower[] = {c->columns, c->frames, overlap, c->tile, c->channels};
+    const int64_t left[] = {c->frames, c->tile, overlap, c->channels};
+    return checked_bytes(values, 4, sizeof(float), &bytes[0]) &&
+           checked_bytes(lower, 5, sizeof(float), &bytes[1]) &&
+           checked_bytes(left, 4, sizeof(float), &bytes[2]);
+}
+
+int64_t vae_canvas_bytes(int64_t frames, int64_t height, int64_t width, int64_t channels,
+                         int64_t tile, int64_t stride)
+{
+    const struct vae_canvas canvas = canvas_of(frames, height, width, channels, tile, stride);
+    const int64_t most = INT64_MAX / 4;
+    size_t bytes[3];
+    int64_t sum;
+    if (!canvas_sizes(&canvas, bytes) || !checked_add((int64_t)bytes[0], (int64_t)bytes[1], &sum) ||
+        !checked_add(sum, (int64_t)bytes[2], &sum) || sum > most)
+        return most;
+    return sum;
+}
+
+static float *canvas_alloc(size_t bytes, struct error *error)
+{
+    float *memory = malloc(bytes > 0 ? bytes : 1);
+    if (!memory)
+        error_out_of_memory(error, "putting tiles together", bytes);
+    return memory;
+}
+
+bool vae_canvas_create(struct vae_canvas *out, int64_t frames, int64_t height, int64_t width,
+                       int64_t channels, int64_t tile, int64_t stride, struct error *error)
+{
+    size_t bytes[3];
+    *out = canvas_of(frames, height, width, channels, tile, stride);
+    if (!canvas_sizes(out, bytes))
+        return error_set(error, "the clip is too large to be put together from tiles");
+    out->values = canvas_alloc(bytes[0], error);
+    out->lower = out->values ? canvas_alloc(bytes[1], error) : NULL;
+    out->left = out->lower ? canvas_alloc(bytes[2], error) : NULL;
     if (!out->left) {
         vae_canvas_destroy(out);
         return false;

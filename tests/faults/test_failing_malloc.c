@@ -141,6 +141,67 @@ static void every_call_of_the_library(void **state)
     }
 }
 
+/* ---- what compare looks at ------------------------------------------------------------------- */
+
+struct look {
+    struct capture *capture;
+    struct self_attention *attention;
+};
+
+static void look_without_memory(void *user, const draftattn_step *step)
+{
+    struct look *look = user;
+    int64_t left, first;
+    failing_malloc_begin(1, FAIL_ON);
+    capture_attention(look->capture, look->attention, step);
+    assert_true(failing_malloc_end(&left, &first));
+    assert_int_equal(left, 0);
+}
+
+/* Maps are left out, and why is said; the errors, and the video, are there. */
+static void draft_maps(void **state)
+{
+    enum { TOKENS = 4 * 16 * 16, WIDTH = 2 * 64 };
+    (void)state;
+    struct error error = {0};
+    struct look look = {0};
+    struct comparison_variant variant = {0};
+    struct device *device;
+    draftattn_context *context;
+    draftattn_plan_desc desc = draftattn_plan_desc_default();
+    const struct capture_desc whole = {.steps = 1, .layers = 1, .heads = 2, .passes = 1};
+    const draftattn_step step = {.step = 0, .steps = 1, .layer = 0, .sigma = -1};
+    float *q = malloc((size_t)TOKENS * WIDTH * 2 * sizeof *q), *o = q + (size_t)TOKENS * WIDTH;
+    desc.grid = (draftattn_grid){.frames = 4, .height = 16, .width = 16};
+    desc.heads = 2;
+    desc.head_dim = 64;
+    desc.order = DRAFTATTN_ORDER_BLOCK;
+    desc.probes = 64;
+    desc.dense_steps = 0;
+    desc.min_tokens = 1;
+    for (int64_t i = 0; i < (int64_t)TOKENS * WIDTH; i++)
+        q[i] = sinf((float)i * 1.7f);
+    assert_true(ops_cpu.create(&device, &(struct device_desc){0}, &error));
+    assert_int_equal(draftattn_context_create(&context, NULL), DRAFTATTN_SUCCESS);
+    assert_true(
+        self_attention_create(&look.attention, context, &desc, 1, &ops_cpu, device, &error));
+    assert_true(capture_create(&look.capture, &whole, &error));
+    self_attention_set_listener(look.attention, look_without_memory, &look);
+    assert_true(self_attention_run(look.attention, &step, q, q, q, WIDTH, o, WIDTH, &error));
+    assert_true(capture_finish(look.capture, &variant, &error));
+    assert_int_equal(variant.map_count, 0);
+    assert_true(variant.error_worst[0] >= variant.error_median[0]);
+    assert_non_null(strstr(capture_trouble(look.capture), "out of memory: a draft map"));
+    free(variant.maps);
+    free(variant.error_median);
+    free(variant.error_worst);
+    capture_destroy(look.capture);
+    self_attention_destroy(look.attention);
+    draftattn_context_destroy(context);
+    ops_cpu.destroy(device);
+    free(q);
+}
+
 /* ---- a generation ---------------------------------------------------------------------------- */
 
 struct job {
@@ -291,69 +352,6 @@ static void generation_fails(struct scratch *scratch, const char *name,
                   (long long)failing_malloc_count(), (long long)runs, (long long)tolerated);
     free(expected);
 }
-
-/* ---- what compare looks at ------------------------------------------------------------------- */
-
-struct look {
-    struct capture *capture;
-    struct self_attention *attention;
-};
-
-static void look_without_memory(void *user, const draftattn_step *step)
-{
-    struct look *look = user;
-    int64_t left, first;
-    failing_malloc_begin(1, FAIL_ON);
-    capture_attention(look->capture, look->attention, step);
-    assert_true(failing_malloc_end(&left, &first));
-    assert_int_equal(left, 0);
-}
-
-/* Maps are left out, and why is said; the errors, and the video, are there. */
-static void draft_maps(void **state)
-{
-    enum { TOKENS = 4 * 16 * 16, WIDTH = 2 * 64 };
-    (void)state;
-    struct error error = {0};
-    struct look look = {0};
-    struct comparison_variant variant = {0};
-    struct device *device;
-    draftattn_context *context;
-    draftattn_plan_desc desc = draftattn_plan_desc_default();
-    const struct capture_desc whole = {.steps = 1, .layers = 1, .heads = 2, .passes = 1};
-    const draftattn_step step = {.step = 0, .steps = 1, .layer = 0, .sigma = -1};
-    float *q = malloc((size_t)TOKENS * WIDTH * 2 * sizeof *q), *o = q + (size_t)TOKENS * WIDTH;
-    desc.grid = (draftattn_grid){.frames = 4, .height = 16, .width = 16};
-    desc.heads = 2;
-    desc.head_dim = 64;
-    desc.order = DRAFTATTN_ORDER_BLOCK;
-    desc.probes = 64;
-    desc.dense_steps = 0;
-    desc.min_tokens = 1;
-    for (int64_t i = 0; i < (int64_t)TOKENS * WIDTH; i++)
-        q[i] = sinf((float)i * 1.7f);
-    assert_true(ops_cpu.create(&device, &(struct device_desc){0}, &error));
-    assert_int_equal(draftattn_context_create(&context, NULL), DRAFTATTN_SUCCESS);
-    assert_true(
-        self_attention_create(&look.attention, context, &desc, 1, &ops_cpu, device, &error));
-    assert_true(capture_create(&look.capture, &whole, &error));
-    self_attention_set_listener(look.attention, look_without_memory, &look);
-    assert_true(self_attention_run(look.attention, &step, q, q, q, WIDTH, o, WIDTH, &error));
-    assert_true(capture_finish(look.capture, &variant, &error));
-    assert_int_equal(variant.map_count, 0);
-    assert_true(variant.error_worst[0] >= variant.error_median[0]);
-    assert_non_null(strstr(capture_trouble(look.capture), "out of memory: a draft map"));
-    free(variant.maps);
-    free(variant.error_median);
-    free(variant.error_worst);
-    capture_destroy(look.capture);
-    self_attention_destroy(look.attention);
-    draftattn_context_destroy(context);
-    ops_cpu.destroy(device);
-    free(q);
-}
-
-/* ---- generations ----------------------------------------------------------------------------- */
 
 static void a_gif(void **state)
 {

@@ -5,12 +5,9 @@
  * Versions are as no_such_versions.h has them.
  */
 #include "tensor/libraries_cuda.h"
+#include "unit/scratch.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #define TEXT_OF(number)        #number
 #define VERSIONED(name, major) name TEXT_OF(major)
@@ -48,23 +45,17 @@ static int again(const char *program, int there)
 
 int main(int argc, char **argv)
 {
-    char folder[] = "/tmp/draftattn-libraries-XXXXXX", path[sizeof folder + 64];
+    struct scratch scratch;
     int failed = 0;
     if (argc > 1)
         return check(atoi(argv[1]));
-    if (!mkdtemp(folder) || setenv("LD_LIBRARY_PATH", folder, 1) != 0)
+    if (scratch_open(&scratch) != 0 || setenv("LD_LIBRARY_PATH", scratch.root, 1) != 0)
         return 1;
     for (int there = 0; there <= NAMES; there++) {
         failed += again(argv[0], there);
-        if (there == NAMES)
-            break;
-        snprintf(path, sizeof path, "%s/%s", folder, names[there]);
-        failed += symlink(ANY_LIBRARY, path) != 0;
+        if (there < NAMES)
+            failed += symlink(ANY_LIBRARY, scratch_path(&scratch, names[there])) != 0;
     }
-    for (int i = 0; i < NAMES; i++) {
-        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
-        failed += unlink(path) != 0;
-    }
-    failed += rmdir(folder) != 0;
+    scratch_close(&scratch);
     return failed != 0;
 }
