@@ -86,9 +86,11 @@ struct again {
 
 struct arguments {
     CUtensorMap q, k, v, low_k, low_v, probe_q;
+    CUtensorMap video_v; /* v as far as the video goes */
     struct attend_args args;
     int32_t mean_steps; /* of an item that skips something */
     bool short_means;   /* the last of them holds no more than SLOT means */
+    int32_t cut_row; /* the first of the video's last block where that ends among text, else -1 */
     struct cut_block cut[2];
     struct again again;
     bool second; /* this is it */
@@ -192,14 +194,22 @@ DEVICE void load_tile(const CUtensorMap *map, int row, coordinates of, uint8_t *
         tensor_load(to + panel * PANEL_BYTES, map, full, panel * PANEL, row, of.head, of.entry);
 }
 
-template <int D>
-DEVICE void load_step(const step &s, coordinates of, const CUtensorMap *exact,
-                      const CUtensorMap *means, bool slots, uint8_t *to, uint64_t *full)
+/* Exact rows. Text behind the video's last block has weights of 0, but may hold values that times 0
+ * are not 0. */
+template <bool VALUES> DEVICE const CUtensorMap *map_of(const arguments &a, int row)
+{
+    return !VALUES ? &a.k : row == a.cut_row ? &a.video_v : &a.v;
+}
+
+template <int D, bool VALUES>
+DEVICE void load_step(const step &s, coordinates of, const arguments &a, bool slots, uint8_t *to,
+                      uint64_t *full)
 {
     mbarrier_expect(full, storage<D>::BYTES);
-    load_tile<D>(s.valid < 0 ? means : exact, s.row[0], of, to, full);
+    const CUtensorMap *means = VALUES ? &a.low_v : &a.low_k;
+    load_tile<D>(s.valid < 0 ? means : map_of<VALUES>(a, s.row[0]), s.row[0], of, to, full);
     if (slots && s.valid >= 0)
-        load_tile<D>(exact, s.row[1], of, to + SLOT_BYTES, full);
+        load_tile<D>(map_of<VALUES>(a, s.row[1]), s.row[1], of, to + SLOT_BYTES, full);
 }
 
 /* The keys of a step go ahead of the values of the step before: they are needed first. */
@@ -217,14 +227,14 @@ DEVICE void load_keys_and_values(storage<D> &s, const arguments &a, list_window 
             mbarrier_wait(&s.k_empty[at], parity_of<STAGES>(turn) ^ 1);
             if (lane == 0) {
                 s.valid[at] = now.valid;
-                load_step<D>(now, of, &a.k, &a.low_k, slots, s.k[at], &s.k_full[at]);
+                load_step<D, false>(now, of, a, slots, s.k[at], &s.k_full[at]);
             }
         }
         if (j > 0) {
             int at = place_of<STAGES>(turn - 1);
             mbarrier_wait(&s.v_empty[at], parity_of<STAGES>(turn - 1) ^ 1);
             if (lane == 0)
-                load_step<D>(before, of, &a.v, &a.low_v, slots, s.v[at], &s.v_full[at]);
+                load_step<D, true>(before, of, a, slots, s.v[at], &s.v_full[at]);
         }
         before = now;
     }
@@ -524,8 +534,9 @@ DEVICE void deliver(const arguments &a, const attend_item &item, int place, rows
         sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
     }
     deliver_rows<D>(a.args, item, row, rows.o, rows.softmax.base, sum);
-    if (!FOLLOW && __any_sync(~0u, !(sum[0] < LARGEST_SUM && sum[1] < LARGEST_SUM)) &&
-        threadIdx.x % 32 == 0)
+    bool large = (row < item.rows && !(sum[0] < LARGEST_SUM)) ||
+                 (row + 8 < item.rows && !(sum[1] < LARGEST_SUM));
+    if (!FOLLOW && __any_sync(~0u, large) && threadIdx.x % 32 == 0)
         do_again(a, a.args.attend.queue ? __ldg(a.args.attend.queue + place) : place);
 }
 
@@ -646,6 +657,9 @@ bool fill_arguments(const attend_cuda &attend, arguments &a)
     a.q = make_map(maker, attend.q, tokens, ROWS);
     a.k = make_map(maker, attend.k, tokens, key_rows);
     a.v = make_map(maker, attend.v, tokens, key_rows);
+    a.video_v = make_map(maker, attend.v, shape.video_tokens, key_rows);
+    bool cuts = shape.video_tokens < tokens && shape.video_tokens % shape.key_block != 0;
+    a.cut_row = cuts ? (shape.video_key_blocks - 1) * shape.key_block : -1;
     if (attend.kept) {
         a.low_k = packed_map(maker, attend.low_k, mean_rows);
         a.low_v = packed_map(maker, attend.low_v, mean_rows);

@@ -35,9 +35,12 @@ static draftattn_status status_of(cudaError_t error)
     return error_report(DRAFTATTN_DEVICE_ERROR, "CUDA: %s", cudaGetErrorString(error));
 }
 
-/* Makes device the current one; *before is the one to go back to. */
+/* Makes device the current one; *before is the one to go back to. What a call of the caller's left
+ * behind, who has seen its status, must not pass for a launch's: in a static build the runtime is
+ * the same. */
 static cudaError_t enter(int32_t device, int *before)
 {
+    cudaGetLastError();
     cudaError_t error = cudaGetDevice(before);
     if (error)
         *before = device;

@@ -28,20 +28,15 @@ static __global__ void __launch_bounds__(ROW_THREADS)
     probe_kernel(struct shape_cuda shape, struct rows_cuda q, int32_t rows, Element *probe_q)
 {
     int64_t row = ((int64_t)blockIdx.x * ROW_THREADS + threadIdx.x) / 32; /* a warp a row */
-    if (row >= (int64_t)shape.heads * shape.probes)
+    if (row >= (int64_t)shape.heads * rows)
         return;
-    int32_t head = (int32_t)(row / shape.probes), index = (int32_t)(row % shape.probes);
+    int32_t head = (int32_t)(row / rows), index = (int32_t)(row % rows);
+    bool there = index < shape.probes;
     const Element *from =
-        (const Element *)q.data + q_row(shape, q, head, probe_position(shape, index));
-    Element *to = probe_q + ((int64_t)head * rows + index) * shape.head_dim;
+        (const Element *)q.data + q_row(shape, q, head, there ? probe_position(shape, index) : 0);
+    Element *to = probe_q + row * shape.head_dim;
     for (int32_t i = threadIdx.x % 32; i < shape.head_dim; i += 32)
-        to[i] = from[i];
-}
-
-/* Blocks for a warp a probe row of every head. */
-static uint32_t probe_blocks(const struct shape_cuda *shape)
-{
-    return (uint32_t)(((int64_t)shape->heads * shape->probes * 32 + ROW_THREADS - 1) / ROW_THREADS);
+        to[i] = there ? from[i] : Element(0);
 }
 
 cudaError_t cuda_probe_queries(const struct shape_cuda *shape, draftattn_dtype dtype,
@@ -50,12 +45,12 @@ cudaError_t cuda_probe_queries(const struct shape_cuda *shape, draftattn_dtype d
     if (shape->probes == 0)
         return cudaSuccess;
     int32_t rows = cuda_probe_tiles(shape) * CUDA_QUERY_BLOCK;
+    uint32_t blocks =
+        (uint32_t)(((int64_t)shape->heads * rows * 32 + ROW_THREADS - 1) / ROW_THREADS);
     if (dtype == DRAFTATTN_F32)
-        probe_kernel<<<probe_blocks(shape), ROW_THREADS, 0, stream>>>(*shape, *q, rows,
-                                                                      (float *)probe_q);
+        probe_kernel<<<blocks, ROW_THREADS, 0, stream>>>(*shape, *q, rows, (float *)probe_q);
     else
-        probe_kernel<<<probe_blocks(shape), ROW_THREADS, 0, stream>>>(*shape, *q, rows,
-                                                                      (uint16_t *)probe_q);
+        probe_kernel<<<blocks, ROW_THREADS, 0, stream>>>(*shape, *q, rows, (uint16_t *)probe_q);
     return cudaGetLastError();
 }
 

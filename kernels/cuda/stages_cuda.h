@@ -169,12 +169,11 @@ struct attend_cuda {
     const float *bias;    /* log2 n_J, as pool_cuda has it */
     const int32_t *queue; /* NULL = items in their order */
     int32_t items;
-    int32_t *counter; /* 0 on entry */
-    int32_t *scratch; /* [cuda_attend_scratch(items)]: the kernel's own */
-    const void
-        *probe_q;       /* [heads][128 * probe tiles][head_dim]; rows from probes on are whatever */
-    float *exact;       /* out: [heads][probes][head_dim]; NULL = no probe tiles in the queue */
-    draftattn_tensor o; /* out: the caller's, any strides, any type, at order[position] */
+    int32_t *counter;    /* 0 on entry */
+    int32_t *scratch;    /* [cuda_attend_scratch(items)]: the kernel's own */
+    const void *probe_q; /* [heads][128 * probe tiles][head_dim]; rows from probes on are 0 */
+    float *exact;        /* out: [heads][probes][head_dim]; NULL = no probe tiles in the queue */
+    draftattn_tensor o;  /* out: the caller's, any strides, any type, at order[position] */
     draftattn_tensor
         lse; /* out: the caller's F32 [batch, heads, tokens, 1]; data NULL = not wanted */
 };
@@ -189,7 +188,8 @@ struct cuda_kernel {
 
 /* ---- repair.cu ------------------------------------------------------------------------------ */
 
-/* Query rows of the probes, probe_position() of backend.h, into probe_q (see attend_cuda). */
+/* Query rows of the probes, probe_position() of backend.h, into probe_q (see attend_cuda), and 0 in
+ * those behind them: attention computes whole tiles. */
 cudaError_t cuda_probe_queries(const struct shape_cuda *shape, draftattn_dtype dtype,
                                const struct rows_cuda *q, void *probe_q, cudaStream_t stream);
 

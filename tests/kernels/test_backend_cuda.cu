@@ -193,6 +193,12 @@ static std::vector<draftattn_plan_desc> every_kind()
     desc.compensation = 0;
     desc.probes = 0;
     all.push_back(desc);
+    desc = desc_of(5, 18, 23, 70);
+    desc.probes = 200; /* no whole tiles; logits that move the base of what shares a warp */
+    desc.softmax_scale = 0.5f;
+    all.push_back(desc);
+    desc.in_dtype = DRAFTATTN_F16;
+    all.push_back(desc);
     return all;
 }
 
@@ -207,11 +213,31 @@ static void test_rubbish(struct tally *tally, const draftattn_plan_desc &desc, i
     MUST(run(s, b, NULL));
     const std::string first = results(s, a);
     tally_case(tally, first == results(s, b), "kind %d: what the workspace held matters", kind);
+    device_fill(&b.workspace, 0x7b); /* large numbers in all types */
+    MUST(run(s, b, NULL));
+    tally_case(tally, first == results(s, b), "kind %d: large numbers in the workspace matter",
+               kind);
     device_fill(&a.o, 0xff);
     MUST(run(s, a, NULL));
     tally_case(tally, first == results(s, a), "kind %d: a second run differs", kind);
     tally_case(tally, guards_hold(a) && guards_hold(b), "kind %d: guard bands", kind);
     buffers_free(&a);
+    buffers_free(&b);
+    setting_free(&s);
+}
+
+/* A failure that the caller has seen the status of, but not taken from the runtime, is not ours. */
+static void test_stale_error(struct tally *tally)
+{
+    struct setting s = setting_make(desc_of(5, 18, 23, 70), DRAFTATTN_BACKEND_CUDA);
+    struct buffers b = buffers_make(s, 3);
+    void *none;
+
+    tally_case(tally, cudaMalloc(&none, SIZE_MAX / 2) != cudaSuccess, "no memory is that large");
+    const draftattn_status status = run(s, b, NULL);
+    tally_case(tally, status == DRAFTATTN_SUCCESS, "the caller's error: %s",
+               draftattn_status_string(status));
+    CUDA_FINISH();
     buffers_free(&b);
     setting_free(&s);
 }
@@ -597,5 +623,6 @@ int main(int argc, char **argv)
     test_like_the_cpu(&tally, desc, "dense");
     test_lists(&tally);
     test_host_pointers(&tally);
+    test_stale_error(&tally);
     return tally_end(&tally);
 }
