@@ -8,7 +8,8 @@ A job is one of
     dense:HxN[xD]          dense attention of H heads, N tokens, head_dim D (default 128)
     sparse:HxN[xD]:S       draftattn_attend() and block-sparse peers on the same random masks of
                            sparsity S, a mask for each head, blocks of 128x128 and of 128x64
-    comp:HxN[xD]:S         ours on such a mask, skipped blocks dropped or entering as their means
+    comp:HxN[xD]:S         ours on such a mask, skipped blocks dropped or entering as their means;
+                           and so in whole calls in raster order, which read k and v in any case
     repair:HxN[xD]:S       the same with 256 probe rows a head, and with the repair
     call:FxHxW[+T]:H:S     draftattn_run() with all of its stages, from a grid of F x H x W video
                            tokens in raster order and T of text, H heads of 128, against dense peers
@@ -274,15 +275,17 @@ def take_turns(bench, calls):
             call()
         bench.wait()
         turns, took = turns + 1, time.perf_counter() - before
-    rounds = bench.options.rounds
-    rounds = max(rounds, min(MOST_ROUNDS, int(bench.options.seconds / max(took, 1e-6))))
+    rounds, row = bench.options.rounds, bench.options.row
+    rounds = max(rounds, min(MOST_ROUNDS, int(bench.options.seconds / max(took * row, 1e-6))))
     clocks = Clocks(bench.device)
-    taken = [(name, once(bench, call)) for _ in range(rounds) for name, call in calls.items()]
+    taken = [(name, i, once(bench, call)) for _ in range(rounds) for name, call in calls.items()
+             for i in range(row)]
     bench.wait()
     clock, power = clocks.stop()
     samples = {name: [] for name in calls}
-    for name, milliseconds in taken:
-        samples[name].append(milliseconds())
+    for name, i, milliseconds in taken:
+        if i or row == 1:
+            samples[name].append(milliseconds())
     return samples, clock, power
 
 # ---- groups ----------------------------------------------------------------------------------
@@ -350,7 +353,7 @@ class Group:
             "tokens": self.job.tokens, "head_dim": self.job.head_dim, "grid": self.job.grid,
             "sparsity": self.job.sparsity, "dtype": self.bench.options.dtype, "mhz": clock,
             "watt": power, "rows": list(self.rows.values()), "left_out": self.left_out})
-        state = f"; {rounds} rounds" if rounds else ""
+        state = f"; {rounds} calls each" if rounds else ""
         state += f", {clock:.0f} MHz, {power:.0f} W" if clock else ""
         print(f"\n{self.title}{state}")
         if rounds:
@@ -434,7 +437,11 @@ def run_means(bench, job):
                   expected=Expected(job, q, k, v, mask))
     group.add("means", lambda: plans[1].attend(q, k, v, o, lists), exact + low,
               expected=Expected(job, q, k, v, mask, means=True))
-    if job.kind == "repair":
+    if job.kind == "comp":
+        for name, compensation in (("call, dropped", 0), ("call, means", 1)):
+            plan = given_mask(bench, job, 128, compensation=compensation, order=ours.RASTER)
+            group.add(name, lambda plan=plan: plan.run(q, k, v, o), None, expected=False)
+    else:
         probes = min(PROBES, job.tokens)
         for name, repair in (("means, probes", 0), ("means, probes, repair", 1)):
             plan = given_mask(bench, job, 128, compensation=1, probes=PROBES, repair=repair)
@@ -669,6 +676,9 @@ def parse(arguments):
     parser.add_argument("--peers", help="of cudnn, flash, fa4, flex, torch (default: "
                         "cudnn,flash,fa4, on the CPU torch); none = ours alone")
     parser.add_argument("--rounds", type=int, default=11, help="at least")
+    parser.add_argument("--row", type=int, default=1, metavar="N", help="calls of a contender in "
+                        "a row; the first does not count where there are more: its clock is still "
+                        "what the power of another left (default 1)")
     parser.add_argument("--seconds", type=float, default=2.0,
                         help=f"of a group; more rounds fill it, at most {MOST_ROUNDS}")
     parser.add_argument("--warm", type=float, default=0.5, help="seconds before each group")
@@ -683,6 +693,8 @@ def parse(arguments):
     options.dtype = options.dtype or ("bfloat16" if on_gpu else "float32")
     names = options.peers or ("cudnn,flash,fa4" if on_gpu else "torch")
     options.peers = [] if names == "none" else names.split(",")
+    if options.rounds < 1 or options.row < 1:
+        parser.error("--rounds and --row are at least 1")
     unknown = set(options.peers) - {"cudnn", "flash", "fa4", "flex", "torch"}
     if unknown:
         parser.error(f"--peers: there is no {', '.join(sorted(unknown))}")
