@@ -347,7 +347,11 @@ static bool write_grid(const struct compare_job *job, struct comparison *c, stru
             (struct side_by_side_cell){c->variants[i].label, details[i], c->variants[i].frames};
     }
     begin(job, job->variant_count, "side by side");
-    return side_by_side_write(c->side_by_side, &grid, error);
+    if (side_by_side_write(c->side_by_side, &grid, error))
+        return true;
+    free(c->side_by_side);
+    c->side_by_side = NULL;
+    return false;
 }
 
 static bool write_text(const struct output_file *output, const char *text, struct error *error)
@@ -362,13 +366,13 @@ static bool write_text(const struct output_file *output, const char *text, struc
     return ok || error_set(error, "output '%s': %s", output->target, output_file_reason(reason));
 }
 
-static bool write_json(const char *path, const struct comparison *c, struct error *error)
+static bool write_json(const struct compare_job *job, struct comparison *c, struct error *error)
 {
     struct output_file file;
     char *text = comparison_json(c);
     if (!text)
         return error_out_of_memory(error, "the figures", 1 << 20);
-    bool ok = output_file_create(&file, path, error);
+    bool ok = output_file_create(&file, job->json, error);
     if (ok && !(ok = write_text(&file, text, error)))
         output_file_discard(&file);
     ok = ok && output_file_commit(&file, error);
@@ -376,11 +380,29 @@ static bool write_json(const char *path, const struct comparison *c, struct erro
     return ok;
 }
 
-static bool write_report(const struct compare_job *job, const struct comparison *c,
-                         struct error *error)
+static bool write_report(const struct compare_job *job, struct comparison *c, struct error *error)
 {
     begin(job, job->variant_count, "report");
-    return report_write(job->report, c, error);
+    bool ok = report_write(job->report, c, error);
+    c->page = ok ? job->report : NULL;
+    return ok;
+}
+
+/* All that can be written is; the message has every file that cannot. */
+static bool write_files(const struct compare_job *job, struct comparison *c, struct error *error)
+{
+    bool (*const writers[])(const struct compare_job *, struct comparison *,
+                            struct error *) = {write_grid, write_json, write_report};
+    bool ok = true;
+    for (size_t i = 0; i < sizeof writers / sizeof *writers && !error->interrupted; i++) {
+        struct error why = {.usage = false};
+        if (writers[i](job, c, &why))
+            continue;
+        error_append(error, "%s%s", ok ? "" : "; ", why.text);
+        error->interrupted = why.interrupted;
+        ok = false;
+    }
+    return ok;
 }
 
 bool compare_run(const struct compare_job *job, struct comparison *out, struct error *error)
@@ -395,8 +417,8 @@ bool compare_run(const struct compare_job *job, struct comparison *out, struct e
     even_out_loading(out);
     if (out->variants[0].report.gpu)
         out->machine = out->variants[0].report.device;
-    return measure_all(job, out, error) && write_grid(job, out, error) &&
-           write_json(job->json, out, error) && write_report(job, out, error);
+    out->measured = measure_all(job, out, error);
+    return out->measured && write_files(job, out, error);
 }
 
 static void free_variant(struct comparison_variant *variant)

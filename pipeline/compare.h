@@ -39,7 +39,8 @@ struct compare_job {
  * for all variants and count the same in all; frames and maps are collected outside of the times.
  *
  * What can be refused is refused before the first run. After a failure or an interruption the
- * videos that were finished stay. out is to be freed in every case. */
+ * videos that were finished stay; once out->measured, files that cannot be written keep none of the
+ * others away, and the message names each. out is to be freed in every case. */
 bool compare_run(const struct compare_job *job, struct comparison *out, struct error *error);
 
 void comparison_free(struct comparison *comparison);

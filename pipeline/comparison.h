@@ -60,7 +60,9 @@ struct comparison {
     double fps;
     struct comparison_variant *variants; /* [0] is the baseline */
     int64_t variant_count;
+    bool measured;      /* all of the above is there */
     char *side_by_side; /* the written file; NULL = none */
+    const char *page;   /* the written report; NULL = none */
 };
 
 #endif

@@ -72,7 +72,10 @@ static void add_settings(cJSON *json, const struct comparison *c)
     cJSON_AddNumberToObject(json, "layers", (double)c->layers);
     cJSON_AddNumberToObject(json, "heads", (double)c->heads);
     cJSON_AddNumberToObject(json, "tokens", (double)c->variants[0].report.tokens);
-    cJSON_AddStringToObject(json, "side_by_side", c->side_by_side);
+    if (c->side_by_side)
+        cJSON_AddStringToObject(json, "side_by_side", c->side_by_side);
+    else
+        cJSON_AddNullToObject(json, "side_by_side");
 }
 
 char *comparison_json(const struct comparison *c)

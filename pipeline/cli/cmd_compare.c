@@ -96,15 +96,14 @@ static bool name_outputs(const char *output, uint64_t seed, struct outputs *out,
     if (page) {
         int stem = (int)length - 5;
         snprintf(out->report, sizeof out->report, "%s", output);
-        snprintf(out->json, sizeof out->json, "%.*s.json", stem, output);
         snprintf(out->prefix, sizeof out->prefix, "%.*s-", stem, output);
-        return true;
+    } else {
+        while (length > 1 && output[length - 1] == '/')
+            length--;
+        snprintf(out->folder, sizeof out->folder, "%.*s", (int)length, output);
+        snprintf(out->prefix, sizeof out->prefix, "%.*s/", (int)length, output);
+        snprintf(out->report, sizeof out->report, "%sreport.html", out->prefix);
     }
-    while (length > 1 && output[length - 1] == '/')
-        length--;
-    snprintf(out->folder, sizeof out->folder, "%.*s", (int)length, output);
-    snprintf(out->prefix, sizeof out->prefix, "%.*s/", (int)length, output);
-    snprintf(out->report, sizeof out->report, "%sreport.html", out->prefix);
     snprintf(out->json, sizeof out->json, "%scomparison.json", out->prefix);
     return true;
 }
@@ -210,6 +209,16 @@ static bool parse_place(const char **at, const int64_t low[3], const int64_t hig
     return true;
 }
 
+static bool is_listed(const struct capture_place *places, int32_t count,
+                      const struct capture_place *place)
+{
+    for (int32_t i = 0; i < count; i++)
+        if (places[i].layer == place->layer && places[i].head == place->head &&
+            places[i].step == place->step)
+            return true;
+    return false;
+}
+
 static bool parse_places(const char *text, const struct model *model, int64_t steps,
                          struct capture_place *places, int32_t *count, struct error *error)
 {
@@ -221,7 +230,7 @@ static bool parse_places(const char *text, const struct model *model, int64_t st
     for (const char *at = text; *count < CAPTURE_PLACES_MAX; at++) {
         if (!parse_place(&at, low, high, &places[*count]))
             break;
-        *count += 1;
+        *count += !is_listed(places, *count, &places[*count]);
         if (!*at)
             return true;
         if (*at != ',')
@@ -303,9 +312,10 @@ static bool print_results(const struct arguments *a, const struct compare_job *j
 {
     if (a->common.json) {
         char *text = comparison_json(comparison);
-        bool ok = text ? puts(text) >= 0 : error_out_of_memory(error, "the figures", 1 << 20);
+        if (text)
+            puts(text); /* what comes of it is asked at the end, for all commands */
         free(text);
-        return ok;
+        return text || error_out_of_memory(error, "the figures", 1 << 20);
     }
     compare_summary_print(stdout, comparison);
     for (int64_t i = 1; i < comparison->variant_count; i++)
@@ -313,7 +323,10 @@ static bool print_results(const struct arguments *a, const struct compare_job *j
             printf("%s: %" PRId64 " of the %d --maps; the others' calls ran dense.\n",
                    comparison->variants[i].label, comparison->variants[i].map_count,
                    job->place_count);
-    printf("Report: %s\nSide by side: %s\n", job->report, comparison->side_by_side);
+    if (comparison->page)
+        printf("Report: %s\n", comparison->page);
+    if (comparison->side_by_side)
+        printf("Side by side: %s\n", comparison->side_by_side);
     return true;
 }
 
@@ -345,7 +358,8 @@ static bool run(const struct arguments *a, const struct generate_settings *setti
     job.variant_count = variants.count;
     ok = ok && compare_run(&job, &comparison, error);
     console_close(&listener->console);
-    ok = ok && print_results(a, &job, &comparison, error);
+    if (comparison.measured)
+        ok = print_results(a, &job, &comparison, error) && ok;
     comparison_free(&comparison);
     return ok;
 }

@@ -127,8 +127,11 @@ int main(int argc, char **argv)
     shorten_spinning(argv);
     interrupt_install();
     bool ok = run(argc, argv, &error);
-    if (fflush(stdout) != 0 && ok)
-        ok = error_set(&error, "cannot write to standard output: %s", output_file_reason(errno));
+    bool lost = ferror(stdout) != 0; /* earlier, when its buffer was full */
+    int reason = fflush(stdout) != 0 ? errno : 0;
+    if (ok && (lost || reason))
+        ok = error_set(&error, "cannot write to standard output: %s",
+                       reason ? output_file_reason(reason) : "some of it is lost");
     if (ok)
         return 0;
     fprintf(stderr, "draftattn: %s\n", error.text);

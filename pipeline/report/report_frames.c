@@ -57,7 +57,8 @@ static int64_t choose_shrink(const struct report *report)
     double room = 0.7 * (double)(REPORT_FRAMES_END - report->html.bytes);
     double pixels = pictures * (double)c->width * (double)c->height;
     double shrink = fmax((double)c->width / MAX_WIDTH, sqrt(0.5 * pixels / room));
-    return (int64_t)fmax(1, ceil(shrink - 1e-9));
+    double least = (double)(c->width < c->height ? c->width : c->height); /* a row has to stay */
+    return (int64_t)fmin(fmax(1, ceil(shrink - 1e-9)), least);
 }
 
 /* A picture of the whole frame's size, made small and written with its caption. */

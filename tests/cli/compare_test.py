@@ -66,9 +66,9 @@ class Compare(Case):
         self.assertEqual(err.count("memory plan"), 1)
 
     def test_report(self):
-        out, _ = self.succeed(*compare("-v", "draft:0.9", "--maps", "7:1:2,0:0:2,0:0:1",
+        out, _ = self.succeed(*compare("-v", "draft:0.9", "--maps", "7:1:2,0:0:2,0:0:1,7:1:2",
                                        "--dense-steps", "0.5"))
-        self.assertIn("draft 90 %: 2 of the 3 --maps", out) # step 1 is dense
+        self.assertIn("draft 90 %: 2 of the 3 --maps", out) # step 1 is dense; one is there twice
         page = self.read("out/report.html").decode()
         for word in ("step 2, layer 7, head 1", "step 2, layer 0, head 0", "draft 90 %",
                      "a red ball"):
@@ -179,13 +179,17 @@ class Compare(Case):
         self.assertIsNone(found["variants"][1]["attention"]["error_median"])
 
     def test_page_name(self):
-        """NAME.html puts everything beside it; what is there is replaced."""
+        """NAME.html puts everything beside it as NAME-...; what is there is replaced."""
         os.mkdir(self.path("sub"))
+        with open(self.path("sub/x.json"), "w", encoding="utf-8") as file:
+            file.write("not ours")
         for _ in range(2):
             self.succeed(*compare("--sparsity", "0.9", output="sub/x.html"))
         self.assertEqual(self.files(), ["sub"])
-        self.assertEqual(self.folder_files("sub"), ["x-dense.mp4", "x-draft-0.9.mp4",
-                                                    "x-side-by-side.mp4", "x.html", "x.json"])
+        self.assertEqual(self.folder_files("sub"), ["x-comparison.json", "x-dense.mp4",
+                                                    "x-draft-0.9.mp4", "x-side-by-side.mp4",
+                                                    "x.html", "x.json"])
+        self.assertEqual(self.read("sub/x.json"), b"not ours")
 
     def test_command(self):
         """The command in the figures is the one that was typed, in a shell's words."""
@@ -204,6 +208,12 @@ class Compare(Case):
         second = json.loads(self.succeed(*words[1:])[0])
         for a, b in zip(first["variants"], second["variants"]):
             self.assertEqual(a["quality"], b["quality"])
+
+    def test_long_side(self):
+        """Pictures of the page shrink to one row, not to none."""
+        self.succeed(*compare("--size", "16384x16", "--frames", "1", "--steps", "1", "--cfg", "1",
+                              "--sparsity", "0.9"))
+        self.assertIn("draft 90 %", self.read("out/report.html").decode())
 
     def test_many(self):
         """The grid shows the first six."""
@@ -272,6 +282,34 @@ class CompareErrors(Case):
         def limit():
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         self.refuse(compare(), 1, "File too large", limits=limit)
+
+    def test_late_files(self):
+        """What was measured is shown and kept, whichever file there is no room for."""
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+        done = self.run_program(*compare("--sparsity", "0.9"), limits=limit)
+        self.assertEqual(done.returncode, 1)
+        out, err = done.stdout.decode(), done.stderr.decode()
+        for word in ("draft 90 % ", "PSNR"):
+            self.assertIn(word, out)
+        for word in ("Report:", "Side by side:"):
+            self.assertNotIn(word, out)
+        message = err[err.rindex("draftattn: "):]
+        for name in ("out/side-by-side.mp4", "out/report.html"):
+            self.assertIn(f"{name}'", message)
+        self.assertEqual(sorted(os.listdir(self.path("out"))),
+                         ["comparison.json", "dense.mp4", "draft-0.9.mp4"])
+        found = json.loads(self.read("out/comparison.json"))
+        self.assertIsNone(found["side_by_side"])
+        self.assertEqual(len(found["variants"]), 2)
+
+    def test_full_stdout(self):
+        """Also where the figures are more than the stream's buffer."""
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([PROGRAM, *compare("--json")], cwd=self.work, stdout=full,
+                                  stderr=subprocess.PIPE, env=self.environment(), check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"cannot write to standard output: ", done.stderr)
 
     def interrupt(self, wait_for, left, *more, frames=33):
         process = subprocess.Popen([PROGRAM, *compare("--size", "128x128", "--frames", str(frames),
