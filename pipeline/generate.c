@@ -197,6 +197,22 @@ static bool check_weights(const struct generation *g, struct error *error)
     return decode_video_check(g->model, error);
 }
 
+/* What could not be kept would be lost. A state to go on with is there already, and may lie where
+ * nothing can be written. */
+static bool check_state(const struct generation *g, struct error *error)
+{
+    const char *state = g->settings->state;
+    struct error why = {.usage = false};
+    char text[sizeof why.text + 64];
+    if (!state || output_file_check(state, &why))
+        return true;
+    if (!g->settings->resume)
+        return error_set(error, "the state of the run could not be kept: %s", why.text);
+    snprintf(text, sizeof text, "the state stays as it is: %s", why.text);
+    generation_note(g, text);
+    return true;
+}
+
 static bool check_outputs(struct generation *g, struct error *error)
 {
     const struct generate_settings *s = g->settings;
@@ -226,7 +242,7 @@ static bool check_outputs(struct generation *g, struct error *error)
                                s->output);
     if (s->save_latents && !output_file_check(s->save_latents, error))
         return error_prefix(error, "--save-latents: ");
-    if (!video_writer_check(s->output, &desc, error))
+    if (!video_writer_check(s->output, &desc, error) || !check_state(g, error))
         return false;
     g->report->encoder = video_writer_encoder(s->output);
     return true;
@@ -479,13 +495,17 @@ static bool denoise(struct generation *g, struct error *error)
 
 static bool save_latents(struct generation *g, const char *path, struct error *error)
 {
+    char fps[32];
     const char *const metadata[] = {"prompt",
                                     g->settings->prompt,
                                     "negative_prompt",
                                     g->settings->negative_prompt,
+                                    "fps",
+                                    fps,
                                     "settings",
                                     g->comment,
                                     NULL};
+    snprintf(fps, sizeof fps, "%.17g", g->settings->fps);
     return latents_write(path, g->latents, g->shape, metadata, error);
 }
 
@@ -525,7 +545,12 @@ static struct generation begin(const struct model *model, const struct generate_
                                        .kernel = "",
                                        .step_seconds = NAN,
                                        .dense_step_seconds = NAN,
-                                       .sparse_step_seconds = NAN};
+                                       .sparse_step_seconds = NAN,
+                                       .attention = {.density = NAN,
+                                                     .density_all = NAN,
+                                                     .error_median = NAN,
+                                                     .error_worst = NAN,
+                                                     .repaired_share = NAN}};
     return (struct generation){
         .model = model,
         .settings = settings,

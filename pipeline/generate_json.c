@@ -45,7 +45,10 @@ cJSON *generate_json_attention(cJSON *to, const draftattn_plan_desc *asked,
     cJSON_AddNumberToObject(json, "tokens", (double)report->tokens);
     cJSON_AddNumberToObject(json, "calls", (double)a->calls);
     cJSON_AddNumberToObject(json, "dense_calls", (double)a->dense_calls);
-    cJSON_AddBoolToObject(json, "ran_dense", a->calls == a->dense_calls);
+    if (a->calls > 0)
+        cJSON_AddBoolToObject(json, "ran_dense", a->calls == a->dense_calls);
+    else
+        cJSON_AddNullToObject(json, "ran_dense"); /* resumed after the last step */
     cJSON_AddNumberToObject(json, "density", a->density_all);
     cJSON_AddNumberToObject(json, "density_sparse_calls", a->density);
     cJSON_AddNumberToObject(json, "error_median", a->error_median);

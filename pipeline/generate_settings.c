@@ -4,6 +4,7 @@
  */
 #include "generate.h"
 
+#include "io/codepoints.h"
 #include "models/scheduler.h"
 
 #include <inttypes.h>
@@ -111,6 +112,16 @@ static bool is_blank(const char *text)
     return !*text;
 }
 
+/* Networks, files and figures alike take nothing else. */
+static bool check_text(const char *flag, const char *text, struct error *error)
+{
+    struct codepoints codes = {0};
+    struct error why = {.usage = false};
+    bool ok = codepoints_decode(&codes, text, &why);
+    codepoints_free(&codes);
+    return ok || error_set_usage(error, "%s: %s", flag, why.text);
+}
+
 static bool check_values(const struct generate_settings *s, const struct model *model,
                          struct error *error)
 {
@@ -121,6 +132,9 @@ static bool check_values(const struct generate_settings *s, const struct model *
                                model->defaults.prompt ? ", such as \"" : "",
                                model->defaults.prompt ? model->defaults.prompt : "",
                                model->defaults.prompt ? "\"" : "");
+    if (!check_text("--prompt", s->prompt, error) ||
+        !check_text("--negative-prompt", s->negative_prompt, error))
+        return false;
     if (!s->output || !s->output[0])
         return error_set_usage(error, "no output file; name one with --output FILE");
     for (int32_t i = 0; i < a->dense_layer_count; i++)

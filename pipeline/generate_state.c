@@ -6,9 +6,12 @@
 #include "generation.h"
 
 #include "clock.h"
+#include "shell_word.h"
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define WRITE_SECONDS 60.0
@@ -59,6 +62,19 @@ bool generation_save(void *user, int32_t steps_done, const float *latents,
     return true;
 }
 
+static void say_kept(const struct generation *g, int64_t step, struct error *error)
+{
+    const char *state = g->settings->state;
+    char *word = malloc(SHELL_WORD_SIZE(strlen(state)));
+    if (word)
+        shell_word(word, state);
+    error_append(error,
+                 "; %" PRId64 " of %" PRId64
+                 " steps are kept, go on from there with: draftattn generate --resume %s",
+                 step, g->settings->steps, word ? word : state);
+    free(word);
+}
+
 void generation_rescue(struct generation *g, struct error *error)
 {
     const int64_t steps = g->settings->steps;
@@ -74,10 +90,7 @@ void generation_rescue(struct generation *g, struct error *error)
         error_append(error, "; what was denoised could not be kept (%s)", reason);
     int64_t step = g->kept.step > 0 ? g->kept.step : resumed ? resumed->step : 0;
     if (g->kept.step > 0 || (step > 0 && error && error->interrupted))
-        error_append(error,
-                     "; %" PRId64 " of %" PRId64
-                     " steps are kept: 'draftattn generate --resume %s' goes on from there",
-                     step, steps, g->settings->state);
+        say_kept(g, step, error);
 }
 
 void generation_forget(struct generation *g)

@@ -45,7 +45,7 @@ const char *model_synthetic_name(size_t index);
 
 /* The last part of the folder's path. */
 const char *model_name(const struct model *model);
-/* Name and a hash of all shapes and constants: what has another identity is another model.
+/* Name, a space and a hash of all shapes and constants: what has another hash is another model.
  * size >= MODEL_PATH_MAX + 32. */
 void model_identity(const struct model *model, char *buffer, size_t size);
 

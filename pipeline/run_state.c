@@ -9,6 +9,7 @@
 #include "tensor/checked.h"
 
 #include <errno.h>
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -44,7 +45,7 @@ static const struct field fields[] = {
     FIELD("guidance", REAL, guidance, 0, 100),
     FIELD("tile", INT64, tile, VAE_TILE_AUTO, 16384),
     FIELD("save_every", INT64, save_every, 0, 1000),
-    FIELD("attention.sparsity", REAL, attention.sparsity, 0, 0.9999999),
+    FIELD("attention.sparsity", REAL, attention.sparsity, 0, 1 - DBL_EPSILON / 2), /* below 1 */
     FIELD("attention.dense_steps", REAL, attention.dense_steps, 0, 1),
     FIELD("attention.compensation", INT32, attention.compensation, 0, 1),
     FIELD("attention.probes", INT32, attention.probes, 0, 1024),
@@ -337,6 +338,13 @@ static bool read_tensors(struct run_state *state, const struct checkpoint *file,
     return true;
 }
 
+/* Of "name hash": a folder may be moved and renamed. */
+static const char *hash_of(const char *identity)
+{
+    const char *space = strrchr(identity, ' ');
+    return space ? space + 1 : identity;
+}
+
 bool run_state_load(struct run_state *state, const struct model *model, struct error *error)
 {
     const struct generate_settings *s = &state->settings;
@@ -346,7 +354,7 @@ bool run_state_load(struct run_state *state, const struct model *model, struct e
     model_identity(model, identity, sizeof identity);
     if (!expected)
         return false;
-    if (strcmp(expected, identity) != 0)
+    if (strcmp(hash_of(expected), hash_of(identity)) != 0)
         return error_set(error,
                          "%s: was made with the model '%.200s', and this is '%.200s': give the "
                          "one it was made with by --model",

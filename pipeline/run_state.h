@@ -41,8 +41,8 @@ struct run_state {
  * failure. */
 bool run_state_read(struct run_state *out, const char *path, struct error *error);
 
-/* Latents and history, of the shape that the settings say. Refuses a model of another name or
- * shape. */
+/* Latents and history, of the shape that the settings say. Refuses a model of other shapes; its
+ * folder may have another name. */
 bool run_state_load(struct run_state *state, const struct model *model, struct error *error);
 
 void run_state_free(struct run_state *state); /* accepts a zeroed struct */

@@ -14,6 +14,7 @@
 #include "../interrupt.h"
 #include "../io/output_file.h"
 #include "../machine.h"
+#include "../shell_word.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -287,7 +288,7 @@ static char *quote_command(int argc, char *const *argv, const uint64_t *drawn)
 {
     size_t size = sizeof "draftattn compare --seed 18446744073709551615";
     for (int i = 0; i < argc; i++)
-        size += 4 * strlen(argv[i]) + 3;
+        size += 1 + SHELL_WORD_SIZE(strlen(argv[i]));
     char *text = malloc(size), *at = text;
     if (!text)
         return NULL;
@@ -295,14 +296,8 @@ static char *quote_command(int argc, char *const *argv, const uint64_t *drawn)
     if (drawn)
         at += sprintf(at, " --seed %" PRIu64, *drawn);
     for (int i = 0; i < argc; i++) {
-        const char *word = argv[i];
-        bool plain = *word && word[strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVW"
-                                                "XYZ0123456789-_=./,:@%+")] == '\0';
-        at += sprintf(at, plain ? " %s" : " '", word);
-        for (; !plain && *word; word++)
-            at += sprintf(at, *word == '\'' ? "'\\''" : "%c", *word);
-        if (!plain)
-            at += sprintf(at, "'");
+        *at++ = ' ';
+        at += shell_word(at, argv[i]);
     }
     return text;
 }

@@ -7,6 +7,7 @@
 #include "../clock.h"
 #include "../decode_video.h"
 #include "../io/output_file.h"
+#include "../io/safetensors_metadata.h"
 #include "../latents_file.h"
 #include "../runtime.h"
 #include "../system_memory.h"
@@ -17,6 +18,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define FPS_MIN 1
+#define FPS_MAX 240
 
 struct arguments {
     const char *latents, *model, *output, *tile, *device, *precision;
@@ -32,7 +36,8 @@ static const struct option_spec options[] = {
     OPTION_ROW_TEXT('o', "output", "FILE", output,
                     ".mp4, .webm, .gif, or a series such as out-%05d.png"),
     OPTION_ROW_HEADING("Video"),
-    OPTION_ROW_REAL(0, "fps", "X", fps, 1, 240, "frames a second (default: the model's, 16)"),
+    OPTION_ROW_REAL(0, "fps", "X", fps, FPS_MIN, FPS_MAX,
+                    "frames a second (default: what the latents were made for, else the model's)"),
     OPTION_ROW_HEADING("Machine"),
     OPTION_ROW_TEXT(0, "device", "NAME", device,
                     "cpu, cuda, cuda:N or auto: a GPU where one works (default: auto)"),
@@ -156,6 +161,20 @@ static bool prepare(const struct arguments *a, struct runtime_desc *desc, struct
     return ok;
 }
 
+/* As asked, else as the file says (latents and states under one name), else the model's. */
+static bool choose_fps(const struct arguments *a, const struct model *model, double *fps,
+                       struct error *error)
+{
+    *fps = a->fps.given ? a->fps.value : model->defaults.fps;
+    cJSON *about = a->fps.given ? NULL : safetensors_metadata(a->latents, NULL);
+    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(about, "fps"));
+    bool ok = !text || parse_real("its fps", text, FPS_MIN, FPS_MAX, false, fps, NULL) ||
+              error_set(error, "%s: 'fps' is \"%.100s\", expected %d to %d; --fps says it instead",
+                        a->latents, text, FPS_MIN, FPS_MAX);
+    cJSON_Delete(about);
+    return ok;
+}
+
 static bool run(const struct arguments *a, struct runtime_desc *desc, int64_t tile,
                 struct console *console, struct error *error)
 {
@@ -168,13 +187,13 @@ static bool run(const struct arguments *a, struct runtime_desc *desc, int64_t ti
     struct decode_video_times times;
     bool ok = model_location_find(a->model, path, sizeof path, error) &&
               model_open(&model, path, error) &&
-              latents_read(a->latents, model.vae.z_dim, &latents, shape, error);
+              latents_read(a->latents, model.vae.z_dim, &latents, shape, error) &&
+              choose_fps(a, &model, &job.fps, error);
     if (ok) {
         job.latents = latents;
         job.frames = shape[1];
         job.height = shape[2];
         job.width = shape[3];
-        job.fps = a->fps.given ? a->fps.value : model.defaults.fps;
         ok = prepare(a, desc, &place, tile, &job, error) && decode_video(&job, &times, error);
     }
     console_close(console);

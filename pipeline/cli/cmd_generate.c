@@ -191,9 +191,11 @@ static bool open_model(struct job *job, struct error *error)
         snprintf(job->path, sizeof job->path, "%.100s", synthetic);
         return generation_synthetic(synthetic, &job->model, error);
     }
-    const char *given = a->common.model || !resumed ? a->common.model : job->state.model;
-    return model_location_find(given, job->path, sizeof job->path, error) &&
-           model_open(&job->model, job->path, error);
+    const bool stored = resumed && !a->common.model;
+    const char *given = stored ? job->state.model : a->common.model;
+    return (model_location_find(given, job->path, sizeof job->path, error) &&
+            model_open(&job->model, job->path, error)) ||
+           (stored && error_append(error, "; if it was moved, say where to with --model FOLDER"));
 }
 
 static bool generate(struct job *job, struct error *error)

@@ -55,6 +55,8 @@ const char *output_file_reason(int reason)
         return "Disk quota exceeded; make room there, or name a file elsewhere";
     case EFBIG:
         return "File too large; raise the limit (ulimit -f), or make a smaller file";
+    case ENAMETOOLONG:
+        return "File name too long; name it shorter";
     default:
         return strerror(reason);
     }

@@ -137,15 +137,27 @@ static char *file_name(const char *path, const struct target *target, int64_t nu
     return name;
 }
 
+/* Behind a shorter series the rest of an earlier one would play on. */
+static bool check_behind(const char *path, const char *behind, struct error *error)
+{
+    return access(behind, F_OK) != 0 ||
+           error_set_usage(error,
+                           "output '%s': '%s' is there from a longer series and would follow the "
+                           "last new frame; remove it with those after it, or name another series",
+                           path, behind);
+}
+
 bool video_writer_check(const char *path, const struct video_desc *desc, struct error *error)
 {
     struct target target;
     if (!parse_target(path, &target, error) || !check_desc(path, &target, desc, error))
         return false;
-    char *name = file_name(path, &target, 1);
-    bool ok = name ? output_file_check(name, error)
-                   : error_out_of_memory(error, "the output's name", strlen(path));
+    char *name = file_name(path, &target, 1), *behind = file_name(path, &target, desc->frames + 1);
+    bool ok = (name && behind) || error_out_of_memory(error, "the output's name", strlen(path));
+    ok = ok && output_file_check(name, error) &&
+         (target.kind != KIND_SERIES || check_behind(path, behind, error));
     free(name);
+    free(behind);
     if (ok && target.kind == KIND_MOVIE && !video_encoder_probe(target.container, desc, error))
         return error_prefix(error, "output '%s': ", path);
     return ok;

@@ -23,7 +23,8 @@ struct video_desc {
 };
 
 /* Everything that can be known before the work: the extension, the folder, that it can be written
- * there, that an encoder for it exists, odd sizes. Call it before denoising starts. */
+ * there, that an encoder for it exists, odd sizes, that no frames of a longer series would follow.
+ * Call it before denoising starts. */
 bool video_writer_check(const char *path, const struct video_desc *desc, struct error *error);
 
 bool video_writer_open(struct video_writer **out, const char *path, const struct video_desc *desc,

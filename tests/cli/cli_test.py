@@ -12,6 +12,7 @@ import os
 import pty
 import re
 import resource
+import shlex
 import shutil
 import signal
 import struct
@@ -124,6 +125,8 @@ class Usage(Case):
         for prompt in ("", "   ", "\n\t"):
             self.refuse(generate(prompt=prompt), 2, "prompt is empty")
         self.refuse(["generate", "-p", b"caf\xe9 at night"], 2, "--prompt", "UTF-8")
+        self.refuse(generate("-n", b"caf\xe9", "--cfg", "1"), 2, "--negative-prompt", "UTF-8")
+        self.refuse(generate("--synthetic", "wan2.1-t2v-1.3b", prompt=b"caf\xe9"), 2, "UTF-8")
         self.refuse(generate(prompt="@missing.txt"), 2, "@missing.txt", "No such file")
         self.refuse(["decode"], 2, "no latents")
         self.refuse(["decode", "x.safetensors"], 2, "--output")
@@ -268,8 +271,9 @@ class Generate(Case):
 
     def test_latents_and_decode(self):
         """decode makes the very frames that generate made."""
-        self.succeed(*generate("--save-latents", "kept.safetensors", output="a-%d.png"))
-        header, _ = split_safetensors(self.read("kept.safetensors"))
+        self.succeed(*generate("--save-latents", "kept.safetensors", "--fps", "23.976",
+                               output="a-%d.png"))
+        header, data = split_safetensors(self.read("kept.safetensors"))
         self.assertEqual(header["latents"]["shape"], [16, 2, 8, 8])
         self.assertEqual(header["__metadata__"]["prompt"], "a red ball")
         self.assertIn("seed 1", header["__metadata__"]["settings"])
@@ -277,10 +281,16 @@ class Generate(Case):
         out, _ = self.succeed("decode", "kept.safetensors", "-m", MODEL, "-o", "b-%d.png", "-t",
                               "1", "--json")
         found = json.loads(out)
-        self.assertEqual((found["frames"], found["device"], found["precision"]),
-                         (5, "cpu", "float32"))
+        self.assertEqual((found["frames"], found["fps"], found["device"], found["precision"]),
+                         (5, 23.976, "cpu", "float32"))
         for i in range(1, 6):
             self.assertEqual(self.read(f"a-{i}.png"), self.read(f"b-{i}.png"))
+        header["__metadata__"]["fps"] = "1e9"
+        with open(self.path("kept.safetensors"), "wb") as file:
+            file.write(join_safetensors(header, data))
+        self.refuse(["decode", "kept.safetensors", "-o", "c.mp4"], 1, "'fps' is \"1e9\"", "--fps",
+                    left=self.files())
+        self.succeed("decode", "kept.safetensors", "-o", "c.gif", "--fps", "8", "-q")
 
     def test_noise(self):
         self.succeed(*generate("--save-latents", "kept.safetensors"))
@@ -340,6 +350,8 @@ class Formats(Case):
         self.succeed(*generate(output="f%03d.png"))
         self.assertEqual(self.files(), [f"f{i:03d}.png" for i in range(1, 6)])
         self.assertEqual(self.probe("f001.png")[0]["width"], 64)
+        self.refuse(generate("--frames", "1", output="f%03d.png"), 2, "'f002.png'", "longer series",
+                    left=self.files())
 
     def test_single_png(self):
         self.succeed(*generate("--frames", "1", output="one.png"))
@@ -574,6 +586,8 @@ class Output(Case):
         self.refuse(generate("--save-latents", "file", "--noise", "./file"), 2, "--save-latents",
                     "the --noise file too", left=left)
         self.refuse(generate("--fps", "60", output="out.gif"), 2, "a GIF takes up to 50", left=left)
+        self.refuse(generate(output=224 * "n" + ".mp4"), 1, "the state of the run", "name it short",
+                    left=left)
         os.symlink("/dev/full", self.path("full.mp4"))
         self.refuse(generate(output="full.mp4"), 2, "not a regular file", left=left + ["full.mp4"])
 
@@ -747,8 +761,8 @@ class Resume(Case):
                 os.remove(self.path("out.mp4"))
                 code, err = self.stop(run)
                 self.assertEqual(code, 130)
-                self.assertRegex(err, r"draftattn: interrupted; (\d+) of 60 steps are kept: "
-                                      r"'draftattn generate --resume " + self.STATE)
+                self.assertRegex(err, r"draftattn: interrupted; (\d+) of 60 steps are kept, go on from "
+                                      r"there with: draftattn generate --resume " + self.STATE)
                 self.assertEqual(self.files(), [self.STATE])
                 self.refuse(["generate", "--resume", self.STATE, "-o", "./" + self.STATE], 2,
                             left=[self.STATE])
@@ -778,19 +792,28 @@ class Resume(Case):
         self.assertEqual(self.read("again.mp4"), whole)
 
     def test_elsewhere(self):
-        """A state finds its model from any folder, and another model is refused."""
+        """A state finds its model from any folder; a moved one is taken, another is not."""
         root = self.model_copy()
         run = self.run_of("--save-every", "1", "-m", os.path.relpath(root, self.work))
         self.stop(run)
         moved = os.path.join(self.folder, "moved.safetensors")
         os.rename(self.path(self.STATE), moved)
         self.refuse(["generate", "--resume", moved], 2, "--output")
-        self.refuse(["generate", "--resume", moved, "-o", "x.mp4", "-m", MODEL], 1, "moved.safe",
-                    "was made with the model 'model ", "--model")
+        copied = os.path.join(self.folder, "copied.safetensors")
+        shutil.copy(moved, copied)
         done = subprocess.run([PROGRAM, "generate", "--resume", moved, "-o", "x.gif", "-q"],
                               cwd=self.folder, env=self.environment(), check=False)
         self.assertEqual(done.returncode, 0)
         self.assertFalse(os.path.exists(moved))
+        resume = ["generate", "--resume", copied, "-o", "x.gif", "-q"]
+        os.rename(root, root + "-elsewhere")
+        self.refuse(resume, 1, "../model", "if it was moved, say where to with --model")
+        config = json.loads(read_model_file("transformer/config.json"))
+        self.replace(self.model_copy(), "transformer/config.json",
+                     json.dumps({**config, "eps": 0.5}).encode())
+        self.refuse([*resume, "-m", root], 1, "copied.safetensors",
+                    "was made with the model 'model ", "--model")
+        self.succeed(*resume, "-m", root + "-elsewhere")
 
     def test_refused(self):
         self.stop(self.run_of("--save-every", "1"))
@@ -836,6 +859,31 @@ class Resume(Case):
             file.write(kept[:-4] + struct.pack("<f", math.nan))
         self.refuse(["generate", "--resume", self.STATE], 1, "'history.2'", "NaN",
                     left=[self.STATE])
+
+    def test_as_suggested(self):
+        """The command that is suggested works in a shell; so do settings at their limits."""
+        self.STATE = "it's $x.mp4.state.safetensors"
+        _, err = self.stop(self.run_of("--save-every", "1", "--sparsity", "0.99999999", "--fps",
+                                       "23.976", output="it's $x.mp4"))
+        command = shlex.split(err.split(" with: ")[1])
+        self.assertEqual(command, ["draftattn", "generate", "--resume", self.STATE])
+        out, _ = self.succeed("decode", self.STATE, "-o", "x.gif", "--json")
+        self.assertEqual(json.loads(out)["fps"], 23.976)
+        header, data = split_safetensors(self.read(self.STATE))
+        self.succeed(*command[1:])
+        self.assertEqual(self.files(), ["it's $x.mp4", "x.gif"])
+        # After the last step: nothing is known of attention that did not run. Nor can the state
+        # be written again under this name.
+        header["__metadata__"]["step"] = "60"
+        with open(self.path("s" * 250), "wb") as file:
+            file.write(join_safetensors(header, data))
+        out, err = self.succeed("generate", "--resume", "s" * 250, "-o", "x.gif", "--json")
+        self.assertIn("the state stays as it is", err)
+        attention = json.loads(out)["attention"]
+        for name in ("ran_dense", "density", "density_sparse_calls", "error_median", "error_worst",
+                     "repaired_share"):
+            self.assertIsNone(attention[name], name)
+        self.assertNotIn("worst", attention)
 
     def test_earlier_state(self):
         """A run that begins again says what it leaves behind, and leaves it."""
