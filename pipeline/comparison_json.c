@@ -3,6 +3,7 @@
 #include "compare.h"
 
 #include "generate_json.h"
+#include "io/json_file.h"
 
 #include <math.h>
 
@@ -96,7 +97,7 @@ char *comparison_json(const struct comparison *c)
         generate_json_memory(json, &variant->report);
         cJSON_AddItemToArray(list, json);
     }
-    char *text = cJSON_Print(root);
+    char *text = json_print(root, true);
     cJSON_Delete(root);
     return text;
 }

@@ -6,13 +6,12 @@
 
 #include "../clock.h"
 #include "../decode_video.h"
+#include "../io/json_file.h"
 #include "../io/output_file.h"
 #include "../io/safetensors_metadata.h"
 #include "../latents_file.h"
 #include "../runtime.h"
 #include "../system_memory.h"
-
-#include <cjson/cJSON.h>
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -128,7 +127,7 @@ static bool print_json(const struct arguments *a, const char *model_path,
     cJSON *memory = cJSON_AddObjectToObject(root, "memory");
     cJSON_AddNumberToObject(memory, "peak", (double)system_memory_peak());
     cJSON_AddNumberToObject(memory, "device_peak", (double)place->device_peak);
-    char *text = cJSON_PrintUnformatted(root);
+    char *text = json_print(root, false);
     cJSON_Delete(root);
     if (!text)
         return error_out_of_memory(error, "the JSON report", 4096);

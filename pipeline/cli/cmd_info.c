@@ -2,14 +2,13 @@
 #include "command.h"
 #include "model_location.h"
 
+#include "../io/json_file.h"
 #include "../io/video_writer.h"
 #include "../device_memory.h"
 #include "../machine.h"
 #include "../runtime.h"
 
 #include <draftattn.h>
-
-#include <cjson/cJSON.h>
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -169,7 +168,7 @@ bool cmd_info(int argc, char *const *argv, struct error *error)
         return true;
     }
     cJSON *root = collect();
-    char *json = a.json ? cJSON_PrintUnformatted(root) : NULL;
+    char *json = a.json ? json_print(root, false) : NULL;
     bool ok = !a.json || json || error_out_of_memory(error, "the JSON report", 4096);
     if (json)
         printf("%s\n", json);

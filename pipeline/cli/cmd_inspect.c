@@ -4,10 +4,9 @@
 #include "model_location.h"
 
 #include "../generate.h"
+#include "../io/json_file.h"
 #include "../runtime.h"
 #include "../system_memory.h"
-
-#include <cjson/cJSON.h>
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -229,7 +228,7 @@ bool cmd_inspect(int argc, char *const *argv, struct error *error)
         return false;
     cJSON *root = cJSON_CreateObject();
     bool ok = collect(root, &a, &model, error);
-    char *json = ok && a.json ? cJSON_PrintUnformatted(root) : NULL;
+    char *json = ok && a.json ? json_print(root, false) : NULL;
     if (ok && a.json && !json)
         ok = error_out_of_memory(error, "the JSON report", 4096);
     if (json)

@@ -5,9 +5,8 @@
  */
 #include "end_to_end_report.h"
 
+#include "../io/json_file.h"
 #include "../machine.h"
-
-#include <cjson/cJSON.h>
 
 #include <inttypes.h>
 #include <math.h>
@@ -352,7 +351,7 @@ bool end_to_end_report_json(FILE *out, const struct end_to_end_settings *setting
     for (int i = 0; i < report->row_count; i++)
         json_row(rows, report, &report->rows[i]);
     json_generations(root, settings, report);
-    char *json = cJSON_Print(root);
+    char *json = json_print(root, true);
     cJSON_Delete(root);
     if (!json)
         return error_out_of_memory(error, "the JSON text", 4096);

@@ -3,6 +3,7 @@
 #include "generate_summary.h"
 
 #include "../generate_json.h"
+#include "../io/json_file.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -99,7 +100,7 @@ bool generate_summary_json(FILE *out, const struct generate_settings *s,
     cJSON_AddNumberToObject(root, "dense_steps", (double)report->dense_steps);
     cJSON_AddNumberToObject(root, "sparse_steps", (double)report->sparse_steps);
     generate_json_memory(root, report);
-    char *text = cJSON_PrintUnformatted(root);
+    char *text = json_print(root, false);
     cJSON_Delete(root);
     if (!text)
         return error_out_of_memory(error, "the JSON report", 4096);

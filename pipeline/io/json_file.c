@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <utf8proc.h>
 
 #define VALUES_MAX (4 << 20)
 
@@ -92,6 +93,23 @@ cJSON *json_read(const char *path, size_t limit, struct error *error)
     free(bytes);
     fclose(file);
     return root;
+}
+
+char *json_print(const cJSON *root, bool indented)
+{
+    char *text = indented ? cJSON_Print(root) : cJSON_PrintUnformatted(root), *at = text;
+    for (size_t left = text ? strlen(text) : 0; left > 0;) {
+        utf8proc_int32_t code;
+        utf8proc_ssize_t used =
+            utf8proc_iterate((utf8proc_uint8_t *)at, (utf8proc_ssize_t)left, &code);
+        if (used <= 0) {
+            *at = '?';
+            used = 1;
+        }
+        at += used;
+        left -= (size_t)used;
+    }
+    return text;
 }
 
 bool json_whole(const cJSON *item, int64_t *out)

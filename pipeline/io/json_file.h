@@ -1,5 +1,5 @@
 /* JSON documents of bounded size, for the readers of this folder (cJSON stays behind their
- * headers). */
+ * headers), and the text of those that the program writes. */
 #ifndef PIPELINE_IO_JSON_FILE_H
 #define PIPELINE_IO_JSON_FILE_H
 
@@ -17,6 +17,10 @@ cJSON *json_parse(const char *bytes, size_t length, const char *what, struct err
 
 /* Reads a regular file of at most limit bytes and parses it. */
 cJSON *json_read(const char *path, size_t limit, struct error *error);
+
+/* As cJSON prints it, indented or in one line, malloc'd; NULL without memory. Names of files may be
+ * any bytes, JSON is UTF-8: what begins no character becomes '?'. */
+char *json_print(const cJSON *root, bool indented);
 
 /* True for a number that is whole and exact in a double: 0 <= value < 2^53 in size. */
 bool json_whole(const cJSON *item, int64_t *out);

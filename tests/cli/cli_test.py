@@ -227,6 +227,8 @@ class Generate(Case):
         self.assertLessEqual(set(("load", "text", "denoise", "decode", "write", "total")),
                              set(found["seconds"]))
         self.assertGreater(found["memory"]["peak"], 0)
+        out, _ = self.succeed(*generate("--json", "-q", output=b"caf\xe9.gif"))
+        self.assertEqual(json.loads(out)["output"], "caf?.gif") # JSON is UTF-8
 
     def test_density(self):
         """512 pixels a side are 1,024 tokens a frame, 8 blocks: sparsity shows in the density."""
