@@ -33,7 +33,8 @@
  * and destroying a plan, draftattn_select(), draftattn_read_stats() and draftattn_read_block_list()
  * wait for all work on the device: not during a capture. Every call leaves the thread's current
  * device as it was. A failure of earlier work on the device can be reported by any of them
- * (DEVICE_ERROR).
+ * (DEVICE_ERROR); in a program that shares the static CUDA runtime of a static build,
+ * cudaGetLastError() tells nothing of what failed before them.
  *
  * What is not in this header is not part of the interface. Values of enums never change.
  */

@@ -34,6 +34,13 @@ struct key_range {
 
 /* ---- on the device -------------------------------------------------------------------------- */
 
+/* Infinity becomes the largest float; NaN stays what it is, which fminf() would take away. */
+DEVICE float at_most_finite(float x)
+{
+    asm("min.NaN.f32 %0, %0, 0f7f7fffff;" : "+f"(x));
+    return x;
+}
+
 DEVICE int32_t probe_tiles(const struct shape_cuda &shape)
 {
     return (shape.probes + CUDA_QUERY_BLOCK - 1) / CUDA_QUERY_BLOCK;

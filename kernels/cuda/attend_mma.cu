@@ -16,8 +16,8 @@
  * shared memory holds one CTA alone, 8 warps of 16 rows: those tensor cores are slow enough for it.
  *
  * Ladder, 12 x 32,760 x 128 bfloat16 on an H100, random data, warm, median:
- *   1  as above: dense 17.5 ms, 378 TFLOP/s (PyTorch's FlashAttention-2 in another process of the
- *      same machine type 21.1 ms, 313); 75 % sparsity 370, 90 % 354, there with means 325
+ *   1  as above: dense 17.5 ms, 378 TFLOP/s (PyTorch's FlashAttention-2 in another process
+ *      21.1 ms, 313); 75 % sparsity 370, 90 % 354, there with means 325
  *   failed: moving a base only where a logit exceeds it by 8, for fewer rescalings: the weight of
  *   the largest key of a row is rounded then, and rows that see one key are off by 2^-9; dividing
  *   by the sum of rounded weights mends o, but not lse
@@ -268,7 +268,7 @@ DEVICE void bias_means(float (&s)[MT][KEYS / 2], const float *bias, const uint32
 #pragma unroll
             for (int half = 0; half < 4; half += 2) {
                 /* No logit, however large, may meet the other infinity. */
-                const float product = fminf(s[m][i + half] * scale, FLT_MAX);
+                const float product = at_most_finite(s[m][i + half] * scale);
                 s[m][i + half] = added == -INFINITY ? -INFINITY : product + added;
             }
         }
@@ -291,7 +291,7 @@ DEVICE float scale_far(float (&s)[MT][KEYS / 2], const float (&base)[MT][2], flo
     for (int m = 0; m < MT; m++) {
 #pragma unroll
         for (int i = 0; i < KEYS / 2; i++) {
-            s[m][i] = fminf(s[m][i] * scale, FLT_MAX);
+            s[m][i] = at_most_finite(s[m][i] * scale);
         }
     }
     return 1;
@@ -313,7 +313,7 @@ DEVICE void raise_bases(struct sums<D, MT> &sums, const float (&s)[MT][KEYS / 2]
             }
             top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, 1));
             top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, 2));
-            raised[half] = fmaxf(sums.base[m][half], fminf(top * scale, FLT_MAX));
+            raised[half] = fmaxf(sums.base[m][half], at_most_finite(top * scale));
         }
         if (raised[0] == sums.base[m][0] && raised[1] == sums.base[m][1])
             continue;

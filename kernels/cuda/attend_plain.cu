@@ -75,7 +75,7 @@ DEVICE void attend_tile(struct row_state<D> &row, const float4 (*k)[D / 4],
         }
         logit += __shfl_xor_sync(0xffffffff, logit, 1);
         /* No logit, however large, may meet the other infinity. */
-        logit = fminf(logit, FLT_MAX) + (bias ? bias[i] : 0.0f);
+        logit = at_most_finite(logit) + (bias ? bias[i] : 0.0f);
         weight[i] = open >> i & 1 ? logit : -INFINITY;
         top = fmaxf(top, weight[i]);
     }

@@ -83,9 +83,10 @@ cudaError_t repair_solve(const struct repair_cuda *repair, const struct fit_arra
 cudaError_t repair_apply(const struct repair_cuda *repair, const struct fit_arrays *arrays,
                          const struct apply_plan *plan, cudaStream_t stream);
 
-/* Launches of repair follow one another in a chain, each of a kernel that calls
- * await_launch_before(): where its code is for 9.0 and up, its blocks come while those before are
- * still at work, instead of after them. shared: dynamic, in bytes. */
+/* Launches of repair follow one another in a chain, the first of a kernel that calls
+ * await_all_before(), each other of one that calls await_launch_before(): where its code is for 9.0
+ * and up, its blocks come while those before are still at work, instead of after them. shared:
+ * dynamic, in bytes. */
 template <typename... Wanted, typename... Given>
 static inline cudaError_t launch_next(void (*kernel)(Wanted...), int64_t blocks, int32_t threads,
                                       size_t shared, cudaStream_t stream, const Given &...arguments)

@@ -69,7 +69,7 @@ static __device__ void fetch_rows(const float *from, int32_t stride, struct frag
             }
 }
 
-/* Of the transpose of the 32 x 32 at from: all of it, or rows 4 g + 2 half_block and the next. */
+/* Of the transpose of the 32 x 32 at from: all of it, or rows 4 g + 2 m and the next. */
 static __device__ void fetch_turned(const float *from, int32_t stride, struct fragments<2> *out)
 {
 #pragma unroll
@@ -306,7 +306,7 @@ static __device__ void pack_columns(struct solve_room<WARPS> *room, const struct
     float *own = &room->z[warp * FIT_BLOCK][lane];
     float *weight = arrays.weight + ((int64_t)head * FEATURES + warp * FIT_BLOCK) * D + column;
     float scale = dtype == DRAFTATTN_F32 ? 1 : find_scale(room, own);
-    float unscale = 1 / scale; /* powers of two: exact */
+    float inverse = 1 / scale; /* powers of two: exact */
     float shift = 0, row_mean = mean[warp * FIT_BLOCK + lane];
 #pragma unroll 4
     for (int32_t i = 0; i < FIT_BLOCK; i++) {
@@ -314,7 +314,7 @@ static __device__ void pack_columns(struct solve_room<WARPS> *room, const struct
         if (dtype == DRAFTATTN_F32) {
             weight[i * D] = value;
         } else {
-            uint16_t bits = round_to_half(dtype, value * unscale);
+            uint16_t bits = round_to_half(dtype, value * inverse);
             value = load_element(&bits, dtype, 0) * scale;
             own[i * STRIDE] = __uint_as_float(bits);
         }

@@ -2,7 +2,7 @@
  * The stages of backend.h on a CUDA device, as launches: backend_cuda.c enqueues them in the order
  * of this file, the .cu files define them. All pointers are device memory. A launch allocates
  * nothing, waits for nothing and reads nothing back, so that a stream capture can hold it; what it
- * returns is cudaGetLastError() after its kernels were launched.
+ * returns is the first status of its launches that is not success.
  *
  * Sizes of up to 2^31 - 1 tokens are checked by the plan; products are 64-bit. Heads are counted
  * through the batch. "Position" is a place in block order, order[position] the caller's token.
