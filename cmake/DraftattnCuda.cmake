@@ -46,7 +46,7 @@ function(draftattn_choose_architectures version out)
     list(TRANSFORM local APPEND "-real")
     set(${out} "${local}" PARENT_SCOPE)
   elseif(version VERSION_GREATER_EQUAL 12.8)
-    set(${out} 80-real 86-real 89-real 90a-real 120 PARENT_SCOPE)
+    set(${out} 80-real 86-real 89-real 90a-real 90-virtual 120 PARENT_SCOPE) # 10.0 takes PTX of 9.0
   else()
     set(${out} 80-real 86-real 89-real 90a-real 90-virtual PARENT_SCOPE)
   endif()
