@@ -242,8 +242,17 @@ static const struct choice *make_choice(struct device *device, const struct conv
     struct cudnn_problem problem = problem_of(&run->desc, run->in, run->work.out);
     problem.tensor_cores = device->activations == ELEMENT_BF16;
     problem.most_workspace = CONV_CUDA_WORKSPACE;
+    cudnnStatus_t status = CUDNN_STATUS_SUCCESS;
     if (run->x_bytes <= most_bytes && run->y_bytes <= most_bytes)
-        cudnn_plan_create(&choice->plan, library->handle, &problem);
+        status = cudnn_plan_create(&choice->plan, library->handle, &problem);
+    if (status) {
+        free(choice);
+        error_set(error,
+                  "CUDA device %d: cuDNN %zu makes no plan of a convolution: %s; is it whole, all "
+                  "of its libraries of one version, and is there memory left?",
+                  device->index, cudnnGetVersion(), cudnnGetErrorString(status));
+        return NULL;
+    }
     choice->next = library->choices;
     library->choices = choice;
     return choice;

@@ -3,8 +3,9 @@
  *
  * A problem becomes a graph of one operation; cuDNN's heuristics list engine configurations for it,
  * the expected fastest first; one that fits becomes a plan. The API is one of descriptors that are
- * filled attribute by attribute: the first failure is kept, and nothing happens after it. What is
- * refused shows as a plan less, never as an error: the caller has its own way to convolve.
+ * filled attribute by attribute: the first failure is kept, and nothing happens after it. What an
+ * engine refuses shows as a plan less, for the caller has its own way to convolve; that cuDNN
+ * itself does not work is told, or all would be slow without a word.
  */
 #include "cudnn_plan_cuda.h"
 
@@ -26,6 +27,7 @@ struct cudnn_graph {
     int count;
     cudnnBackendDescriptor_t operations; /* the last of parts */
     cudnnStatus_t status;                /* the first failure */
+    cudnnStatus_t broken;                /* the first that is not for want of a way to do it */
 };
 
 /* ---- descriptors ----------------------------------------------------------------------------- */
@@ -139,6 +141,20 @@ static void graph_describe(struct cudnn_graph *graph)
     part_finish(graph, graph->operations);
 }
 
+/* Keeps what another problem would meet as well: parts of cuDNN that are missing or do not fit, the
+ * device, memory. Returns the status. */
+static cudnnStatus_t note(struct cudnn_graph *graph, cudnnStatus_t status)
+{
+    const int category = CUDNN_STATUS_CATEGORY((int)status);
+    const bool broken = category == CUDNN_STATUS_CATEGORY(CUDNN_STATUS_NOT_INITIALIZED) ||
+                        category == CUDNN_STATUS_EXECUTION_FAILED ||
+                        status == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED ||
+                        status == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED;
+    if (broken && !graph->broken)
+        graph->broken = status;
+    return status;
+}
+
 static void graph_free(struct cudnn_graph *graph)
 {
     if (!graph)
@@ -156,32 +172,34 @@ static struct cudnn_graph *graph_make(cudnnHandle_t handle, const struct cudnn_p
     graph->handle = handle;
     graph->problem = *problem;
     graph_describe(graph);
-    if (!graph->status)
-        return graph;
-    graph_free(graph);
-    return NULL;
+    note(graph, graph->status);
+    return graph;
 }
 
 /* ---- engines --------------------------------------------------------------------------------- */
 
 /* Whether an engine computes what the device promises. */
-static bool engine_fits(cudnnBackendDescriptor_t configuration, bool tensor_cores, int64_t *index)
+static bool engine_fits(struct cudnn_graph *graph, cudnnBackendDescriptor_t configuration,
+                        int64_t *index)
 {
     cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
     cudnnBackendDescriptor_t engine = NULL;
     int64_t count = 0, got = 0;
-    if (cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine))
-        return false;
-    bool fits = !cudnnBackendGetAttribute(configuration, CUDNN_ATTR_ENGINECFG_ENGINE,
-                                          CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &got, &engine) &&
-                !cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64,
-                                          1, &got, index) &&
-                !cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,
+    cudnnStatus_t status = cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine);
+    if (!status)
+        status = cudnnBackendGetAttribute(configuration, CUDNN_ATTR_ENGINECFG_ENGINE,
+                                          CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &got, &engine);
+    if (!status)
+        status = cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64,
+                                          1, &got, index);
+    if (!status)
+        status = cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,
                                           CUDNN_TYPE_NUMERICAL_NOTE,
                                           CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &count, notes);
+    bool fits = !note(graph, status);
     for (int64_t i = 0; fits && i < count && i < CUDNN_NUMERICAL_NOTE_TYPE_COUNT; i++)
         fits = notes[i] == CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP ||
-               (tensor_cores && notes[i] == CUDNN_NUMERICAL_NOTE_TENSOR_CORE);
+               (graph->problem.tensor_cores && notes[i] == CUDNN_NUMERICAL_NOTE_TENSOR_CORE);
     descriptor_free(engine);
     return fits;
 }
@@ -189,7 +207,7 @@ static bool engine_fits(cudnnBackendDescriptor_t configuration, bool tensor_core
 /* false: this engine cannot do it, or not in the workspace there is. */
 static bool plan_make(struct cudnn_plan *out, cudnnBackendDescriptor_t configuration)
 {
-    const struct cudnn_graph *graph = out->graph;
+    struct cudnn_graph *graph = out->graph;
     cudnnBackendDescriptor_t plan = NULL;
     int64_t got = 0;
     cudnnStatus_t status =
@@ -205,7 +223,7 @@ static bool plan_make(struct cudnn_plan *out, cudnnBackendDescriptor_t configura
     if (!status)
         status = cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
                                           CUDNN_TYPE_INT64, 1, &got, &out->workspace);
-    if (status || out->workspace > graph->problem.most_workspace) {
+    if (note(graph, status) || out->workspace > graph->problem.most_workspace) {
         descriptor_free(plan);
         return false;
     }
@@ -214,7 +232,7 @@ static bool plan_make(struct cudnn_plan *out, cudnnBackendDescriptor_t configura
 }
 
 /* The heuristics' configurations in their order of preference; the caller frees them all. */
-static int64_t configurations(const struct cudnn_graph *graph, cudnnBackendHeurMode_t mode,
+static int64_t configurations(struct cudnn_graph *graph, cudnnBackendHeurMode_t mode,
                               cudnnBackendDescriptor_t out[CONFIGURATIONS])
 {
     cudnnBackendDescriptor_t heuristics = NULL;
@@ -237,7 +255,7 @@ static int64_t configurations(const struct cudnn_graph *graph, cudnnBackendHeurM
             cudnnBackendGetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS,
                                      CUDNN_TYPE_BACKEND_DESCRIPTOR, CONFIGURATIONS, &count, out);
     descriptor_free(heuristics);
-    return status ? 0 : count < CONFIGURATIONS ? count : CONFIGURATIONS;
+    return note(graph, status) ? 0 : count < CONFIGURATIONS ? count : CONFIGURATIONS;
 }
 
 /* The first that fits, of one of cuDNN's two lists. */
@@ -247,22 +265,24 @@ static bool plan_find(struct cudnn_plan *out, cudnnBackendHeurMode_t mode)
     const int64_t count = configurations(out->graph, mode, list);
     bool found = false;
     for (int64_t i = 0; i < count && !found; i++)
-        found = engine_fits(list[i], out->graph->problem.tensor_cores, &out->engine) &&
-                plan_make(out, list[i]);
+        found = engine_fits(out->graph, list[i], &out->engine) && plan_make(out, list[i]);
     for (int i = 0; i < CONFIGURATIONS; i++)
         descriptor_free(list[i]);
     return found;
 }
 
-bool cudnn_plan_create(struct cudnn_plan *out, cudnnHandle_t handle,
-                       const struct cudnn_problem *problem)
+cudnnStatus_t cudnn_plan_create(struct cudnn_plan *out, cudnnHandle_t handle,
+                                const struct cudnn_problem *problem)
 {
     *out = (struct cudnn_plan){.graph = graph_make(handle, problem)};
-    if (out->graph &&
+    if (!out->graph)
+        return CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED;
+    if (!out->graph->status &&
         (plan_find(out, CUDNN_HEUR_MODE_A) || plan_find(out, CUDNN_HEUR_MODE_FALLBACK)))
-        return true;
+        return CUDNN_STATUS_SUCCESS;
+    const cudnnStatus_t broken = out->graph->broken;
     cudnn_plan_destroy(out);
-    return false;
+    return broken;
 }
 
 void cudnn_plan_destroy(struct cudnn_plan *plan)

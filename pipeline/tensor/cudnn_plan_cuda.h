@@ -29,9 +29,10 @@ struct cudnn_plan {
 
 /* The plan that cuDNN expects to be the fastest of those that keep to the problem's workspace and
  * to sums of products in float32 in an order that does not change: no transforms (Winograd, FFT),
- * no rounding on the way. false: there is none, or memory is out. */
-bool cudnn_plan_create(struct cudnn_plan *out, cudnnHandle_t handle,
-                       const struct cudnn_problem *problem);
+ * no rounding on the way. Without a plan: CUDNN_STATUS_SUCCESS where it has none, else what is
+ * wrong with cuDNN, the device or memory. */
+cudnnStatus_t cudnn_plan_create(struct cudnn_plan *out, cudnnHandle_t handle,
+                                const struct cudnn_problem *problem);
 void cudnn_plan_destroy(struct cudnn_plan *plan); /* accepts none */
 
 /* Enqueues it on the handle's stream. */
