@@ -37,8 +37,9 @@ struct arguments {
 
 static const struct option_spec options[] = {
     OPTION_ROW_HEADING("Grids"),
-    OPTION_ROW_TEXT(0, "preset", "LIST", presets,
-                    "tiny-256, tiny-512, wan-480p, wan-720p, hunyuan-720p (default: all)"),
+    OPTION_ROW_TEXT(
+        0, "preset", "LIST", presets,
+        "tiny-256, tiny-512, wan-480p, wan-720p, hunyuan-720p, cogvideox (default: all)"),
     OPTION_ROW_TEXT(0, "grid", "FxHxW[+T]", grid,
                     "a grid of one's own: frames, height and width in tokens, and text tokens"),
     OPTION_ROW_INT(0, "heads", "N", heads, 1, 1024,
@@ -99,12 +100,11 @@ const struct command_spec bench_command = {
 };
 
 /* The bundled model at 256x256x33 and 512x512x65, Wan2.1 1.3B at 832x480x81 and 14B at
- * 1280x720x81, HunyuanVideo at 1280x720x129. */
-static const struct bench_grid presets[] = {{"tiny-256", {9, 16, 16, 0}, 2, 128},
-                                            {"tiny-512", {17, 32, 32, 0}, 2, 128},
-                                            {"wan-480p", {21, 30, 52, 0}, 12, 128},
-                                            {"wan-720p", {21, 45, 80, 0}, 40, 128},
-                                            {"hunyuan-720p", {33, 45, 80, 256}, 24, 128}};
+ * 1280x720x81, HunyuanVideo at 1280x720x129, CogVideoX-5B, whose heads are of 64, at 720x480x49. */
+static const struct bench_grid presets[] = {
+    {"tiny-256", {9, 16, 16, 0}, 2, 128},         {"tiny-512", {17, 32, 32, 0}, 2, 128},
+    {"wan-480p", {21, 30, 52, 0}, 12, 128},       {"wan-720p", {21, 45, 80, 0}, 40, 128},
+    {"hunyuan-720p", {33, 45, 80, 256}, 24, 128}, {"cogvideox", {13, 30, 45, 226}, 48, 64}};
 
 #define PRESET_COUNT (sizeof presets / sizeof *presets)
 

@@ -191,7 +191,7 @@ class Bench(Case):
                 (["--backend", "cuda"], "--backend cuda"),
                 (["--dtype", "fp8"], "--dtype 'fp8'", "float32", "bfloat16"),
                 (["--kernel", "attend_portable_d12"], "did you mean 'attend_portable_d128'?"),
-                (["--kernel", "attend_portable_d64"], "--head-dim 64"),
+                (["--kernel", "attend_portable_d64", "--preset", "wan-480p"], "--head-dim 64"),
                 (["--kernel", "attend_portable_d64", "--backend", "portable"], "not both"),
                 (["--head-dim", "96"], "64 and 128"),
                 (["--json", "--csv"], "--json or --csv"),
