@@ -1,7 +1,8 @@
 /*
  * The published method: for every case of case.json the block order, the draft map, the masks at
  * three sparsities and the outputs of policy draft-paper must be those of the reference
- * implementation, from q, k, v as float and as stored (half). Masks and order must be identical.
+ * implementation, from q, k, v as float and as stored (half). Masks and order must be identical,
+ * on a GPU too.
  */
 #include "golden.h"
 
@@ -22,7 +23,7 @@ struct draft_case {
     int number;
     draftattn_plan_desc desc;
     int64_t tokens, elements;
-    float *q, *k, *v;            /* [token, head, head_dim] */
+    void *q, *k, *v;             /* [token, head, head_dim] floats, in the backend's memory */
     void *raw_q, *raw_k, *raw_v; /* the same as stored */
 };
 
@@ -30,13 +31,36 @@ struct draft_case {
 struct draft_run {
     draftattn_plan *plan;
     draftattn_plan_info info;
-    void *workspace;
+    void *workspace, *o, *map; /* in the backend's memory */
     size_t workspace_size;
-    float *o;
-    float *map;
+    float *got; /* o or map */
     draftattn_block_list list;
     uint8_t *mask;
 };
+
+/* ---- the backend's memory -------------------------------------------------------------------- */
+
+static void *alloc(const struct golden *golden, size_t bytes)
+{
+    return golden->ops->alloc(golden->device, bytes);
+}
+
+static void release(const struct golden *golden, void *memory)
+{
+    golden->ops->free(golden->device, memory);
+}
+
+static bool put(const struct golden *golden, void **out, const void *from, size_t bytes,
+                const char *what, struct error *error)
+{
+    *out = alloc(golden, bytes);
+    if (!*out)
+        return error_out_of_memory(error, what, bytes);
+    golden->ops->upload(golden->device, *out, from, bytes);
+    return true;
+}
+
+/* ---- cases ----------------------------------------------------------------------------------- */
 
 static bool read_json(const char *dir, cJSON **out, struct error *error)
 {
@@ -71,19 +95,18 @@ static bool tensor_of(const struct draft_case *test, const char *what, float **o
 }
 
 /* As float and as stored. */
-static bool input_of(const struct draft_case *test, const char *what, float **out, void **raw,
+static bool input_of(const struct draft_case *test, const char *what, void **out, void **raw,
                      struct error *error)
 {
     const struct stored_tensor *info;
-    if (!tensor_of(test, what, out, &info, error))
-        return false;
-    if (info->dtype != STORED_F16 || (int64_t)info->bytes != 2 * test->elements)
-        return error_set(error, "%s: expected %lld halves", info->name, (long long)test->elements);
-    *raw = malloc(info->bytes);
-    if (!*raw)
-        return error_out_of_memory(error, what, info->bytes);
-    memcpy(*raw, info->data, info->bytes);
-    return true;
+    float *values = NULL;
+    bool ok = tensor_of(test, what, &values, &info, error);
+    if (ok && (info->dtype != STORED_F16 || (int64_t)info->bytes != 2 * test->elements))
+        ok = error_set(error, "%s: expected %lld halves", info->name, (long long)test->elements);
+    ok = ok && put(test->golden, raw, info->data, info->bytes, what, error) &&
+         put(test->golden, out, values, 2 * info->bytes, what, error);
+    free(values);
+    return ok;
 }
 
 static bool open_case(struct draft_case *test, const cJSON *json, struct error *error)
@@ -120,12 +143,9 @@ static bool open_case(struct draft_case *test, const cJSON *json, struct error *
 
 static void close_case(struct draft_case *test)
 {
-    free(test->q);
-    free(test->k);
-    free(test->v);
-    free(test->raw_q);
-    free(test->raw_k);
-    free(test->raw_v);
+    void *all[] = {test->q, test->k, test->v, test->raw_q, test->raw_k, test->raw_v};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        release(test->golden, all[i]);
 }
 
 static bool library_failed(const struct draft_case *test, const char *call, struct error *error)
@@ -133,12 +153,13 @@ static bool library_failed(const struct draft_case *test, const char *call, stru
     return error_set(error, "%s: %s", call, draftattn_context_last_error(test->context));
 }
 
-static void close_run(struct draft_run *run)
+static void close_run(const struct draft_case *test, struct draft_run *run)
 {
     draftattn_plan_destroy(run->plan);
-    free(run->workspace);
-    free(run->o);
-    free(run->map);
+    release(test->golden, run->workspace);
+    release(test->golden, run->o);
+    release(test->golden, run->map);
+    free(run->got);
     free(run->list.row_ptr);
     free(run->list.block_idx);
     free(run->mask);
@@ -152,20 +173,35 @@ static bool open_run(const struct draft_case *test, const draftattn_plan_desc *d
         return library_failed(test, "draftattn_plan_create", error);
     draftattn_plan_info_get(run->plan, &run->info);
     draftattn_plan_workspace_size(run->plan, &run->workspace_size);
-    size_t entries = (size_t)run->info.max_list_entries;
+    size_t entries = (size_t)run->info.max_list_entries, elements = (size_t)test->elements;
     size_t rows = (size_t)(desc->heads * run->info.query_blocks) + 1;
-    run->workspace = aligned_alloc(256, run->workspace_size);
-    run->o = malloc((size_t)test->elements * sizeof(float));
-    run->map = malloc(entries * sizeof(float));
+    run->workspace = alloc(test->golden, run->workspace_size);
+    run->o = alloc(test->golden, elements * sizeof(float));
+    run->map = alloc(test->golden, entries * sizeof(float));
+    run->got = malloc((elements > entries ? elements : entries) * sizeof(float));
     run->list.row_ptr = malloc(rows * sizeof(int64_t));
     run->list.block_idx = malloc(entries * sizeof(int32_t));
     run->list.capacity = run->info.max_list_entries;
     run->mask = malloc(entries);
-    if (run->workspace && run->o && run->map && run->list.row_ptr && run->list.block_idx &&
-        run->mask)
+    if (run->workspace && run->o && run->map && run->got && run->list.row_ptr &&
+        run->list.block_idx && run->mask)
         return true;
-    close_run(run);
+    close_run(test, run);
     return error_out_of_memory(error, "a run", run->workspace_size);
+}
+
+/* The first count floats of o or map. */
+static bool got(const struct draft_case *test, struct draft_run *run, const void *from,
+                int64_t count, struct error *error)
+{
+    const struct golden *golden = test->golden;
+    golden->ops->download(golden->device, run->got, from, (size_t)count * sizeof(float));
+    return golden->ops->synchronise(golden->device, error);
+}
+
+static void *stream_of(const struct draft_case *test)
+{
+    return test->golden->ops->stream(test->golden->device);
 }
 
 static draftattn_tensor tensor(const struct draft_case *test, draftattn_dtype dtype, void *data)
@@ -202,10 +238,11 @@ static bool check_map(const struct draft_case *test, struct draft_run *run, stru
     draftattn_tensor k = tensor(test, DRAFTATTN_F32, test->k);
     int64_t count = test->desc.heads * run->info.video_query_blocks * run->info.video_key_blocks;
     if (draftattn_draft_map(run->plan, &q, &k, run->map, run->workspace, run->workspace_size,
-                            NULL) != DRAFTATTN_SUCCESS)
+                            stream_of(test)) != DRAFTATTN_SUCCESS)
         return library_failed(test, "draftattn_draft_map", error);
-    bool ok = tensor_of(test, "draft_map", &want, NULL, error) &&
-              golden_close(test->golden, "map", run->map, want, count, MAP_TOLERANCE, error);
+    bool ok = got(test, run, run->map, count, error) &&
+              tensor_of(test, "draft_map", &want, NULL, error) &&
+              golden_close(test->golden, "map", run->got, want, count, MAP_TOLERANCE, error);
     free(want);
     return ok;
 }
@@ -246,11 +283,12 @@ static bool check_output(const struct draft_case *test, struct draft_run *run, c
     draftattn_tensor v = tensor(test, dtype, half ? test->raw_v : test->v);
     draftattn_tensor o = tensor(test, DRAFTATTN_F32, run->o);
     if (draftattn_run(run->plan, NULL, &q, &k, &v, &o, NULL, NULL, run->workspace,
-                      run->workspace_size, NULL) != DRAFTATTN_SUCCESS ||
+                      run->workspace_size, stream_of(test)) != DRAFTATTN_SUCCESS ||
         draftattn_read_block_list(run->plan, run->workspace, &run->list) != DRAFTATTN_SUCCESS)
         return library_failed(test, "draftattn_run", error);
-    bool ok = !name || (tensor_of(test, name, &want, NULL, error) &&
-                        golden_close(test->golden, name, run->o, want, test->elements,
+    bool ok = !name || (got(test, run, run->o, test->elements, error) &&
+                        tensor_of(test, name, &want, NULL, error) &&
+                        golden_close(test->golden, name, run->got, want, test->elements,
                                      OUTPUT_TOLERANCE, error));
     free(want);
     return ok;
@@ -275,7 +313,7 @@ static bool check_sparsity(const struct draft_case *test, draftattn_policy polic
         ok = check_order(test, &run, error) && check_map(test, &run, error);
     if (ok && percent > 0)
         ok = check_mask(test, &run, percent, error);
-    close_run(&run);
+    close_run(test, &run);
     return ok;
 }
 
