@@ -3,13 +3,15 @@
 
     python tests/bench/compare_gpu.py dense:24x118784 sparse:24x118784:0.9 call:33x45x80+256:24:0.9
 
-A job is one of
+Without a job: Wan2.1's and HunyuanVideo's shapes. After several jobs one table has all ratios. A
+job is one of
 
     dense:HxN[xD]          dense attention of H heads, N tokens, head_dim D (default 128)
     sparse:HxN[xD]:S       draftattn_attend() and block-sparse peers on the same random masks of
                            sparsity S, a mask for each head, blocks of 128x128 and of 128x64
     comp:HxN[xD]:S         ours on such a mask, skipped blocks dropped or entering as their means;
-                           and so in whole calls in raster order, which read k and v in any case
+                           and so in calls with masks of their own, in raster order, which read k
+                           and v in any case
     repair:HxN[xD]:S       the same with 256 probe rows a head, and with the repair
     call:FxHxW[+T]:H:S     draftattn_run() with all of its stages, from a grid of F x H x W video
                            tokens in raster order and T of text, H heads of 128, against dense peers
@@ -52,6 +54,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BLOCK = ours.QUERY_BLOCK
 PROBES = 256
 MOST_ROUNDS = 50
+# Wan2.1 1.3B at 832x480 and 14B at 1280x720, HunyuanVideo at 1280x720x129.
+MODELS = ("dense:12x32760", "sparse:12x32768:0.9", "call:21x30x52:12:0.75", "dense:40x75600",
+          "dense:24x118784", "sparse:24x118784:0.75", "sparse:24x118784:0.9",
+          "call:33x45x80+256:24:0.75", "call:33x45x80+256:24:0.9")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LIMITS = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2} # errors that are right
 LOOSE = 1.5 # of what is meant to differ
@@ -340,7 +346,7 @@ class Group:
         for name, row in self.rows.items():
             times = sorted(samples[name])
             row.update(ms=statistics.median(times), best=times[0], worst=times[-1],
-                       rounds=len(times))
+                       calls=len(times))
             if row["flops"] is not None:
                 row["tflops"] = row["flops"] / row["ms"] * 1e-9
         for row in self.rows.values():
@@ -416,7 +422,7 @@ def run_sparse(bench, job):
             if peer.sparse:
                 group.add(peer.title, lambda peer=peer: peer.attend(q, k, v, lists, counts,
                                                                     key_block), keys, peer=True)
-        group.add("ours", lambda: plan.attend(q, k, v, o, lists), keys)
+        group.add(f"ours, {BLOCK}x{key_block}", lambda: plan.attend(q, k, v, o, lists), keys)
         group.measure()
         del q, k, v, o, plan, group
         release(bench)
@@ -438,9 +444,8 @@ def run_means(bench, job):
     group.add("means", lambda: plans[1].attend(q, k, v, o, lists), exact + low,
               expected=Expected(job, q, k, v, mask, means=True))
     if job.kind == "comp":
-        for name, compensation in (("call, dropped", 0), ("call, means", 1)):
-            plan = given_mask(bench, job, 128, compensation=compensation, order=ours.RASTER)
-            group.add(name, lambda plan=plan: plan.run(q, k, v, o), None, expected=False)
+        check_call(bench, job, group, q, k, v, o, "call, dropped", 0)
+        check_call(bench, job, group, q, k, v, o, "call, means", 1)
     else:
         probes = min(PROBES, job.tokens)
         for name, repair in (("means, probes", 0), ("means, probes, repair", 1)):
@@ -458,15 +463,16 @@ def keys_of_run(job, plan):
     return density * job.tokens + low + min(plan.desc.probes, job.video)
 
 
-def check_call(bench, job, group, q, k, v, o):
+def check_call(bench, job, group, q, k, v, o, name, compensation):
     """One call without probes is what its own block list says."""
-    plan = bench.plan(job, sparsity=job.sparsity, probes=0, repair=0)
+    plan = bench.plan(job, policy=ours.DRAFT, sparsity=job.sparsity, probes=0, repair=0,
+                      compensation=compensation)
     call = plan.run(q, k, v, o)
     call()
     bench.wait()
-    expected = Expected(job, q, k, v, plan.mask(), plan.desc.key_block, means=True,
+    expected = Expected(job, q, k, v, plan.mask(), plan.desc.key_block, means=bool(compensation),
                         order=plan.order())
-    group.add("ours, no probes", lambda: call, lambda: keys_of_run(job, plan), expected=expected)
+    group.add(name, lambda: call, lambda: keys_of_run(job, plan), expected=expected)
 
 
 def run_call(bench, job):
@@ -480,7 +486,7 @@ def run_call(bench, job):
     group.add("ours", lambda: plan.run(q, k, v, o), lambda: keys_of_run(job, plan), limit=LOOSE)
     if "ours" in group.calls:
         group.title += f"; density of ours {plan.stats().density:.4f}"
-    check_call(bench, job, group, q, k, v, o)
+    check_call(bench, job, group, q, k, v, o, "ours, no probes", 1)
     block = bench.plan(job, sparsity=job.sparsity, probes=PROBES, order=ours.BLOCK)
     order = block.order()
     ordered = [t.index_select(2, order) for t in (q, k, v)]
@@ -514,11 +520,10 @@ def add_torch_drafts(bench, job, group, q, k, v, order):
 
 # ---- stages ----------------------------------------------------------------------------------
 
-# By the file that a kernel is in, and CUB's.
+# By the file that a kernel is in.
 FILE_STAGES = {"gather_pool": "pool and order", "draft_map": "draft map", "select": "select",
                "block_list": "list and queue", "store": "list and queue", "attend": "attend",
                "repair": "repair"}
-CUB_STAGE = "list and queue"
 KERNEL = re.compile(r"__global__\s+void\s+(?:__\w+__\s*\((?:[^()]|\([^()]*\))*\)\s*)*(\w+)\s*\(")
 
 
@@ -534,8 +539,6 @@ def kernel_stages():
 
 
 def stage_of(kernel, stages):
-    if "cub::" in kernel:
-        return CUB_STAGE
     return stages.get(kernel.split("::")[-1], "other")
 
 
@@ -620,6 +623,18 @@ RUN = {"dense": run_dense, "sparse": run_sparse, "comp": run_means, "repair": ru
 # ---- the rest --------------------------------------------------------------------------------
 
 
+def print_ratios(bench):
+    """What the groups' tables have beside peers, once more and together."""
+    rows = [(group["job"], row) for group in bench.groups for row in group.get("rows", ())
+            if row.get("against") and row["name"].startswith("ours")]
+    if len({job for job, _ in rows}) < 2:
+        return
+    print(f"\n{'ours over peers':44} {'ms':>9}  above 1 ours is faster")
+    for job, row in rows:
+        ratios = "  ".join(f"{ratio:6.3f} x {peer}" for peer, ratio in row["against"].items())
+        print(f"{job + ', ' + row['name']:44} {row['ms']:9.4f}  {ratios}")
+
+
 def first_line(command):
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
@@ -670,7 +685,8 @@ def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0],
                                      epilog=__doc__.split("\n", maxsplit=1)[1],
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("jobs", metavar="JOB", type=Job, nargs="+")
+    parser.add_argument("jobs", metavar="JOB", type=Job, nargs="*",
+                        default=[Job(text) for text in MODELS])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--dtype", choices=DTYPES, help="default: bfloat16, on the CPU float32")
     parser.add_argument("--peers", help="of cudnn, flash, fa4, flex, torch (default: "
@@ -727,6 +743,7 @@ def main():
             if options.json:
                 with open(options.json, "w", encoding="utf-8") as file:
                     json.dump({"machine": found, "groups": bench.groups}, file, indent=1)
+    print_ratios(bench)
     return 1 if bench.wrong else 0
 
 

@@ -1,6 +1,6 @@
 /*
  * check_kernels: every row of variants.def that this machine can run, against the double reference;
- * and the same rows timed.
+ * and the CPU's rows timed (test_attend_cuda --time and `draftattn bench` time a GPU's).
  *
  *     check_kernels [--seed N] [--problems N] [--kernel NAME] [--backend NAME] [--bench]
  *
@@ -84,6 +84,10 @@ int main(int count, char **words)
             return 77;
         }
         draftattn_context_destroy(context);
+    }
+    if (bench && options.backend == DRAFTATTN_BACKEND_CUDA) {
+        fprintf(stderr, "--bench times CPU kernels; test_attend_cuda --time has those of a GPU\n");
+        return 2;
     }
     if (bench) {
         return bench_tiles(&options);

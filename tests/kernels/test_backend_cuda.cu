@@ -226,6 +226,45 @@ static void test_rubbish(struct tally *tally, const draftattn_plan_desc &desc, i
     setting_free(&s);
 }
 
+/* Elements further apart than 32 bits count give the same bits as side by side. */
+static void test_far(struct tally *tally, draftattn_order order)
+{
+    draftattn_plan_desc desc = desc_of(2, 9, 13, 20);
+    desc.order = order;
+    struct setting s = setting_make(desc, DRAFTATTN_BACKEND_CUDA);
+    struct buffers b = buffers_make(s, 5);
+    const struct device_buffer *near[] = {&b.q, &b.k, &b.v, &b.o};
+    const int64_t dim = desc.head_dim, tokens = s.info.tokens;
+    const int64_t far = INT32_MAX / tokens / 8 * 8 + 8 + 4 * dim * s.heads;
+    const size_t row = (size_t)dim * 2, pitch = (size_t)far * 2;
+    std::vector<char> got((size_t)(s.heads * tokens) * row);
+    draftattn_tensor t[4];
+    char *all;
+
+    MUST(run(s, b, NULL));
+    if (cudaMalloc((void **)&all, (size_t)tokens * pitch) == cudaSuccess) {
+        for (int64_t i = 0; i < 4; i++) {
+            t[i] = tensor_of(s, all + (size_t)i * row, desc.in_dtype, dim);
+            t[i].stride[1] = 4 * dim, t[i].stride[2] = far;
+            for (int64_t head = 0; i < 3 && head < s.heads; head++)
+                CUDA_OK(cudaMemcpy2D(all + (size_t)(4 * head + i) * row, pitch,
+                                     near[i]->data + (size_t)(head * tokens) * row, row, row,
+                                     (size_t)tokens, cudaMemcpyDeviceToDevice));
+        }
+        MUST(draftattn_run(s.plan, NULL, &t[0], &t[1], &t[2], &t[3], NULL, NULL, b.workspace.data,
+                           s.workspace_size, NULL));
+        for (int64_t head = 0; head < s.heads; head++)
+            CUDA_OK(cudaMemcpy2D(got.data() + (size_t)(head * tokens) * row, row,
+                                 all + (size_t)(4 * head + 3) * row, pitch, row, (size_t)tokens,
+                                 cudaMemcpyDeviceToHost));
+        tally_case(tally, got == device_vector<char>(&b.o), "order %d: 2^31 elements apart", order);
+        CUDA_OK(cudaFree(all));
+    }
+    cudaGetLastError(); /* a card without so much memory */
+    buffers_free(&b);
+    setting_free(&s);
+}
+
 /* A failure that the caller has seen the status of, but not taken from the runtime, is not ours. */
 static void test_stale_error(struct tally *tally)
 {
@@ -624,5 +663,7 @@ int main(int argc, char **argv)
     test_lists(&tally);
     test_host_pointers(&tally);
     test_stale_error(&tally);
+    test_far(&tally, DRAFTATTN_ORDER_RASTER);
+    test_far(&tally, DRAFTATTN_ORDER_BLOCK);
     return tally_end(&tally);
 }
