@@ -4,7 +4,7 @@
  * and heads that gain nothing, are left alone.
  *
  * Bound: all of this is small (256 rows a head) and waits for launches and memory; only the
- * correction in repair_apply.cu reads and writes whole tensors.
+ * correction in repair_apply.cu reads and writes whole tensors. Ladder: in repair_factor.cu.
  */
 #include "carve.h"
 #include "repair_cuda.cuh"

@@ -15,7 +15,8 @@
  * repair_solve.cu.
  * Float32 will do: the ridge keeps the condition number below features / ridge.
  *
- * Bound: 18 tiles of a head at head_dim 128 wait for the second-level cache.
+ * Bound: 18 tiles of a head at head_dim 128 wait for the second-level cache. Ladder: in
+ * repair_factor.cu.
  */
 #include "repair_cuda.cuh"
 #include "repair_mma.cuh"
