@@ -662,8 +662,8 @@ bool fill_arguments(const attend_cuda &attend, arguments &a)
     a.k = make_map(maker, attend.k, tokens, key_rows);
     a.v = make_map(maker, attend.v, tokens, key_rows);
     a.video_v = make_map(maker, attend.v, shape.video_tokens, key_rows);
-    bool cuts = shape.video_tokens < tokens && shape.video_tokens % shape.key_block != 0;
-    a.cut_row = cuts ? (shape.video_key_blocks - 1) * shape.key_block : -1;
+    bool cuts = shape.video_tokens < tokens && a.cut[0].block != INT32_MAX;
+    a.cut_row = cuts ? a.cut[0].block * shape.key_block : -1;
     if (attend.kept) {
         a.low_k = packed_map(maker, attend.low_k, mean_rows);
         a.low_v = packed_map(maker, attend.low_v, mean_rows);

@@ -353,16 +353,16 @@ class Group:
             row["against"] = {name: self.rows[name]["ms"] / row["ms"] for name in self.peers}
         self.finish(clock, power, len(next(iter(samples.values()))))
 
-    def finish(self, clock, power, rounds):
+    def finish(self, clock, power, calls):
         self.bench.groups.append({
             "job": self.job.text, "title": self.title, "heads": self.job.heads,
             "tokens": self.job.tokens, "head_dim": self.job.head_dim, "grid": self.job.grid,
             "sparsity": self.job.sparsity, "dtype": self.bench.options.dtype, "mhz": clock,
             "watt": power, "rows": list(self.rows.values()), "left_out": self.left_out})
-        state = f"; {rounds} calls each" if rounds else ""
+        state = f"; {calls} calls each" if calls else ""
         state += f", {clock:.0f} MHz, {power:.0f} W" if clock else ""
         print(f"\n{self.title}{state}")
-        if rounds:
+        if calls:
             self.print_times()
         elif self.rows:
             for name, row in self.rows.items():
@@ -465,8 +465,7 @@ def keys_of_run(job, plan):
 
 def check_call(bench, job, group, q, k, v, o, name, compensation):
     """One call without probes is what its own block list says."""
-    plan = bench.plan(job, policy=ours.DRAFT, sparsity=job.sparsity, probes=0, repair=0,
-                      compensation=compensation)
+    plan = bench.plan(job, sparsity=job.sparsity, probes=0, repair=0, compensation=compensation)
     call = plan.run(q, k, v, o)
     call()
     bench.wait()

@@ -137,25 +137,52 @@ static int64_t compare(const struct host_case &c, const std::vector<float> &map)
     return -1;
 }
 
+/* A case in device memory. */
+struct device_case {
+    struct host_case host;
+    struct device_buffer q, k, spread, map;
+};
+
+static struct device_case make_device_case(const struct options &o)
+{
+    struct device_case d = {};
+
+    d.host.options = o;
+    make_case(&d.host);
+    d.q = device_from(d.host.mean_q);
+    d.k = device_from(d.host.mean_k);
+    d.spread = device_from(d.host.spread_k);
+    d.map = device_make((size_t)o.heads * (size_t)o.rows * (size_t)o.columns * sizeof(float), 0);
+    return d;
+}
+
+static void free_device_case(struct device_case *d)
+{
+    device_free(&d->q);
+    device_free(&d->k);
+    device_free(&d->spread);
+    device_free(&d->map);
+}
+
+static cudaError_t launch(const struct device_case &d, cudaStream_t stream)
+{
+    return cuda_draft_map(&d.host.shape, (const float *)d.q.data, (const float *)d.k.data,
+                          d.host.options.spread ? (const float *)d.spread.data : NULL,
+                          (float *)d.map.data, stream);
+}
+
 static void run_case(struct tally *tally, const struct options &o)
 {
-    struct host_case c = {};
+    struct device_case d = make_device_case(o);
     std::vector<float> first;
 
-    c.options = o;
-    make_case(&c);
-    struct device_buffer q = device_from(c.mean_q), k = device_from(c.mean_k);
-    struct device_buffer spread = device_from(c.spread_k);
-    struct device_buffer map =
-        device_make((size_t)o.heads * (size_t)o.rows * (size_t)o.columns * sizeof(float), 0);
     for (int run = 0; run < 2; run++) {
-        device_fill(&map, run == 0 ? 0xff : 0x7f);
-        CUDA_OK(cuda_draft_map(&c.shape, (const float *)q.data, (const float *)k.data,
-                               o.spread ? (const float *)spread.data : NULL, (float *)map.data, 0));
+        device_fill(&d.map, run == 0 ? 0xff : 0x7f);
+        CUDA_OK(launch(d, 0));
         CUDA_FINISH();
-        const std::vector<float> out = device_vector<float>(&map);
-        const bool guards = device_guards_hold(&map);
-        const int64_t wrong = run == 0 ? compare(c, out) : -1;
+        const std::vector<float> out = device_vector<float>(&d.map);
+        const bool guards = device_guards_hold(&d.map);
+        const int64_t wrong = run == 0 ? compare(d.host, out) : -1;
         const bool same =
             run == 0 || memcmp(out.data(), first.data(), out.size() * sizeof(float)) == 0;
         tally_case(tally, guards && same && wrong < 0,
@@ -167,10 +194,7 @@ static void run_case(struct tally *tally, const struct options &o)
         if (run == 0)
             first = out;
     }
-    device_free(&q);
-    device_free(&k);
-    device_free(&spread);
-    device_free(&map);
+    free_device_case(&d);
 }
 
 static const struct {
@@ -212,24 +236,16 @@ static void run_cases(struct tally *tally)
 static void check_repeats(struct tally *tally, int32_t head_dim, int32_t columns, bool spread)
 {
     enum { RUNS = 20 };
-    const struct options o = {24, head_dim, 928, columns, 128, 128, spread, 0.1f, 1, 0};
-    struct host_case c = {};
-
-    c.options = o;
-    make_case(&c);
-    struct device_buffer q = device_from(c.mean_q), k = device_from(c.mean_k);
-    struct device_buffer variances = device_from(c.spread_k);
-    struct device_buffer map =
-        device_make((size_t)o.heads * (size_t)o.rows * (size_t)columns * sizeof(float), 0);
+    struct device_case d =
+        make_device_case({24, head_dim, 928, columns, 128, 128, spread, 0.1f, 1, 0});
     std::vector<char> first;
     int differ = 0;
+
     for (int run = 0; run < RUNS; run++) {
-        device_fill(&map, run % 2 ? 0xff : 0x7f);
-        CUDA_OK(cuda_draft_map(&c.shape, (const float *)q.data, (const float *)k.data,
-                               spread ? (const float *)variances.data : NULL, (float *)map.data,
-                               0));
+        device_fill(&d.map, run % 2 ? 0xff : 0x7f);
+        CUDA_OK(launch(d, 0));
         CUDA_FINISH();
-        std::vector<char> out = device_vector<char>(&map);
+        std::vector<char> out = device_vector<char>(&d.map);
         if (run == 0)
             first.swap(out);
         else
@@ -237,10 +253,7 @@ static void check_repeats(struct tally *tally, int32_t head_dim, int32_t columns
     }
     tally_case(tally, differ == 0, "24 x 928 x %d x %d%s: %d of %d runs differ", columns, head_dim,
                spread ? ", spread" : "", differ, RUNS);
-    device_free(&q);
-    device_free(&k);
-    device_free(&variances);
-    device_free(&map);
+    free_device_case(&d);
 }
 
 /* --- timing ------------------------------------------------------------------------------- */
@@ -248,28 +261,13 @@ static void check_repeats(struct tally *tally, int32_t head_dim, int32_t columns
 static void time_map(int32_t heads, int32_t head_dim, int32_t rows, int32_t columns,
                      int32_t key_block, bool spread)
 {
-    const struct options o = {heads,     head_dim, rows, columns, key_block,
-                              key_block, spread,   0.1f, 1,       0};
-    struct host_case c = {};
-
-    c.options = o;
-    make_case(&c);
-    struct device_buffer q = device_from(c.mean_q), k = device_from(c.mean_k);
-    struct device_buffer variances = device_from(c.spread_k);
-    struct device_buffer map =
-        device_make((size_t)heads * (size_t)rows * (size_t)columns * sizeof(float), 0);
-    const float ms = cuda_median_ms([&](cudaStream_t stream) {
-        return cuda_draft_map(&c.shape, (const float *)q.data, (const float *)k.data,
-                              spread ? (const float *)variances.data : NULL, (float *)map.data,
-                              stream);
-    });
+    struct device_case d = make_device_case(
+        {heads, head_dim, rows, columns, key_block, key_block, spread, 0.1f, 1, 0});
+    const float ms = cuda_median_ms([&](cudaStream_t stream) { return launch(d, stream); });
     const double flop = 2.0 * heads * rows * columns * head_dim * (spread ? 2 : 1);
     printf("%2d x %4d x %4d x %3d%s: %7.4f ms, %5.1f TFLOP/s\n", heads, rows, columns, head_dim,
            spread ? ", spread" : "        ", (double)ms, flop / (double)ms * 1e-9);
-    device_free(&q);
-    device_free(&k);
-    device_free(&variances);
-    device_free(&map);
+    free_device_case(&d);
 }
 
 int main(int argc, char **argv)
