@@ -281,11 +281,13 @@ DEVICE void products(const struct map_args &args, const CUtensorMap &keys,
             mbarrier_wait(&room.full[at.warp][slot], (used + panel / STAGES) % 2);
             multiply(*(const float4 *)(from + own), *(const float4 *)(from + (own ^ (PANEL + 4))),
                      big, small, sum[tile]);
-            const float4 low = *(const float4 *)(from + (own ^ 16));
-            const float4 high = *(const float4 *)(from + (own ^ (PANEL + 4 + 16)));
-            __syncwarp(); /* all have read the stage */
+            multiply(*(const float4 *)(from + (own ^ 16)),
+                     *(const float4 *)(from + (own ^ (PANEL + 4 + 16))), big + DEPTH * 4 / 16,
+                     small + DEPTH * 4 / 16, sum[tile]);
+            /* Products have had what all lanes read of the stage. A load that is only issued may
+             * still be overtaken by the copy. */
+            __syncwarp();
             fetch_keys<HEAD_DIM>(args, keys, room, at, tile * PANELS + panel + STAGES);
-            multiply(low, high, big + DEPTH * 4 / 16, small + DEPTH * 4 / 16, sum[tile]);
         }
     }
 }
