@@ -11,8 +11,10 @@
  * The softmax needs one maximum: the largest logit of a row's first step is its base throughout.
  * Weights above 1 do no harm to float sums or to bfloat16, so nothing is compared and nothing
  * rescaled from then on. Only a row whose later logits rise 2^64 above its first step's would leave
- * the range: its sum tells, and its item is done again by the second kernel, which follows the
- * maximum as usual and serves float16 too. In nearly every call it finds an empty queue.
+ * the range: its sum tells, and its item is done again by a second kernel, which follows the
+ * maximum as usual. float16, which ends at 2^16, has it followed at once. What is so far from 0
+ * that the base's rounding would show is the second kernel's in either case; in nearly every call
+ * it finds an empty queue.
  *
  * It refuses what TMA cannot read; gather_pool.cu makes copies of that.
  *
@@ -383,7 +385,7 @@ DEVICE float prepare_means(float (&sums)[N], const arguments &a, const step_mask
     return a.args.attend.shape.key_block == KEYS ? 7 : 6; /* its logarithm */
 }
 
-template <int D, bool FOLLOW, bool FIRST>
+template <int D, base_kind BASE, bool FIRST>
 DEVICE void to_weights(const arguments &a, rows_state<D> &rows, const step_mask &mask)
 {
     float lift = 0;
@@ -392,10 +394,10 @@ DEVICE void to_weights(const arguments &a, rows_state<D> &rows, const step_mask 
         lift = prepare_means(rows.sums, a, mask);
     else if (mask.valid != ALL_VALID)
         mask_keys(rows.sums, mask.valid);
-    soften<FOLLOW, FIRST>(rows.sums, rows.softmax, a.args.scale_log2, lift);
+    soften<BASE, FIRST>(rows.sums, rows.softmax, a.args.scale_log2, lift);
 }
 
-template <int D, typename T, bool FOLLOW>
+template <int D, typename T, base_kind BASE>
 DEVICE void first_step(storage<D> &s, const arguments &a, rows_state<D> &rows, uint32_t turn)
 {
     int at = place_of<STAGES>(turn);
@@ -409,11 +411,11 @@ DEVICE void first_step(storage<D> &s, const arguments &a, rows_state<D> &rows, u
     pass_turn(rows.group);
     wgmma_wait<0>();
     release_keys(&s.k_empty[at]);
-    to_weights<D, FOLLOW, true>(a, rows, mask);
+    to_weights<D, BASE, true>(a, rows, mask);
 }
 
 /* The weights of the turn before meet their values, under the way to the weights of this turn. */
-template <int D, typename T, bool FOLLOW>
+template <int D, typename T, base_kind BASE>
 DEVICE void next_step(storage<D> &s, const arguments &a, rows_state<D> &rows, uint32_t turn)
 {
     int at = place_of<STAGES>(turn), last = place_of<STAGES>(turn - 1);
@@ -433,18 +435,18 @@ DEVICE void next_step(storage<D> &s, const arguments &a, rows_state<D> &rows, ui
     pass_turn(rows.group);
     wgmma_wait<1>();
     release_keys(&s.k_empty[at]);
-    to_weights<D, FOLLOW, false>(a, rows, mask);
+    to_weights<D, BASE, false>(a, rows, mask);
 }
 
 /* Waits for the products with values that are under way, and prepares the next ones. */
-template <int D, typename T, bool FOLLOW, int N>
+template <int D, typename T, base_kind BASE, int N>
 DEVICE void close_step(rows_state<D> &rows, const float (&sums)[N])
 {
     wgmma_wait<0>();
     settle(rows.o);
     settle(rows.p);
     round_weights<T>(sums, rows.p);
-    if (FOLLOW && rows.softmax.moved) {
+    if (BASE != FIXED && rows.softmax.moved) {
 #pragma unroll
         for (int i = 0; i < D / 2; i++)
             rows.o[i] *= rows.softmax.shrink[i / 2 % 2];
@@ -468,7 +470,7 @@ DEVICE void last_values(storage<D> &s, rows_state<D> &rows, uint32_t turn)
 
 /* The last step, where it is one of at most SLOT means: at half the width, when all else is done,
  * in the registers of what is. Only the other consumer's work overlaps it. */
-template <int D, typename T, bool FOLLOW>
+template <int D, typename T, base_kind BASE>
 DEVICE void short_step(storage<D> &s, const arguments &a, rows_state<D> &rows, uint32_t turn)
 {
     int at = place_of<STAGES>(turn);
@@ -486,8 +488,8 @@ DEVICE void short_step(storage<D> &s, const arguments &a, rows_state<D> &rows, u
     release_keys(&s.k_empty[at]);
     settle(sums);
     float lift = prepare_means(sums, a, mask);
-    soften<FOLLOW, false>(sums, rows.softmax, a.args.scale_log2, lift);
-    close_step<D, T, FOLLOW>(rows, sums);
+    soften<BASE, false>(sums, rows.softmax, a.args.scale_log2, lift);
+    close_step<D, T, BASE>(rows, sums);
     last_values<D, T, SLOT>(s, rows, turn);
 }
 
@@ -495,26 +497,26 @@ DEVICE void short_step(storage<D> &s, const arguments &a, rows_state<D> &rows, u
  * The wait for the values of a step stands behind the loop's branch: in front of it, the compiler
  * would move the wait ahead of the exponentials, and nothing would run under the products.
  */
-template <int D, typename T, bool FOLLOW>
+template <int D, typename T, base_kind BASE>
 DEVICE void all_steps(storage<D> &s, const arguments &a, rows_state<D> &rows, uint32_t turn,
                       step_counts counts)
 {
     bool ends_short = a.short_means && counts.all > max(counts.exact, 1);
     int steps = counts.all - ends_short;
-    first_step<D, T, FOLLOW>(s, a, rows, turn);
+    first_step<D, T, BASE>(s, a, rows, turn);
 #pragma unroll 1
     for (int j = 1; j < steps; j++) {
-        close_step<D, T, FOLLOW>(rows, rows.sums);
+        close_step<D, T, BASE>(rows, rows.sums);
         if (j > 1)
             release(&s.v_empty[place_of<STAGES>(turn + j - 2)]);
-        next_step<D, T, FOLLOW>(s, a, rows, turn + j);
+        next_step<D, T, BASE>(s, a, rows, turn + j);
     }
-    close_step<D, T, FOLLOW>(rows, rows.sums);
+    close_step<D, T, BASE>(rows, rows.sums);
     if (steps > 1)
         release(&s.v_empty[place_of<STAGES>(turn + steps - 2)]);
     last_values<D, T, KEYS>(s, rows, turn + steps - 1);
     if (ends_short)
-        short_step<D, T, FOLLOW>(s, a, rows, turn + steps);
+        short_step<D, T, BASE>(s, a, rows, turn + steps);
 }
 
 /* Into the queue of the second kernel, once. */
@@ -526,7 +528,7 @@ DEVICE void do_again(const arguments &a, int item)
 }
 
 /* o over the sums of the four lanes that hold a row. */
-template <int D, bool FOLLOW>
+template <int D, base_kind BASE>
 DEVICE void deliver(const arguments &a, const attend_item &item, int place, rows_state<D> &rows)
 {
     int row = rows.group * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
@@ -538,13 +540,16 @@ DEVICE void deliver(const arguments &a, const attend_item &item, int place, rows
         sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
     }
     deliver_rows<D>(a.args, item, row, rows.o, rows.softmax.base, sum);
-    bool large = (row < item.rows && !(sum[0] < LARGEST_SUM)) ||
-                 (row + 8 < item.rows && !(sum[1] < LARGEST_SUM));
-    if (!FOLLOW && __any_sync(~0u, large) && threadIdx.x % 32 == 0)
+    bool again = false;
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        again |=
+            row + 8 * h < item.rows && (!(sum[h] < LARGEST_SUM) || is_far(rows.softmax.base[h]));
+    if (BASE != CAREFUL && __any_sync(~0u, again) && threadIdx.x % 32 == 0)
         do_again(a, a.args.attend.queue ? __ldg(a.args.attend.queue + place) : place);
 }
 
-template <int D, typename T, bool FOLLOW>
+template <int D, typename T, base_kind BASE>
 DEVICE void consume(storage<D> &s, const arguments &a, int group)
 {
     rows_state<D> rows;
@@ -575,14 +580,14 @@ DEVICE void consume(storage<D> &s, const arguments &a, int group)
             __syncwarp();
             if (threadIdx.x % 32 == 0)
                 mbarrier_arrive(&s.q_empty);
-            all_steps<D, T, FOLLOW>(s, a, rows, turn, steps);
+            all_steps<D, T, BASE>(s, a, rows, turn, steps);
             turn += steps.all;
         }
-        deliver<D, FOLLOW>(a, item, place, rows);
+        deliver<D, BASE>(a, item, place, rows);
     }
 }
 
-template <int D, typename T, bool FOLLOW>
+template <int D, typename T, base_kind BASE>
 __global__ void __launch_bounds__(THREADS, 1) attend_kernel(const __grid_constant__ arguments a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -605,7 +610,7 @@ __global__ void __launch_bounds__(THREADS, 1) attend_kernel(const __grid_constan
             produce<D>(s, a, threadIdx.x);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        consume<D, T, FOLLOW>(s, a, uniform(threadIdx.x / 128 - 1));
+        consume<D, T, BASE>(s, a, uniform(threadIdx.x / 128 - 1));
     }
 #endif
 }
@@ -685,28 +690,32 @@ cudaError_t open_again(arguments &a, cudaStream_t stream)
     return cudaMemsetAsync(attend.scratch, 0, (size_t)(2 + words) * sizeof(int32_t), stream);
 }
 
-template <int D> cudaError_t attend(const struct attend_cuda *attend, cudaStream_t stream)
+template <int D, typename T, base_kind BASE>
+cudaError_t attend_with(const struct attend_cuda *attend, cudaStream_t stream)
 {
     arguments a = {};
     int bytes = (int)sizeof(storage<D>) + 1024;
-    if (attend->items == 0)
-        return cudaSuccess;
     if (!fill_arguments(*attend, a))
         return cudaErrorInvalidValue;
-    if (attend->dtype == DRAFTATTN_F16)
-        return attend_launch((const void *)attend_kernel<D, __half, true>, &a, attend->items,
-                             THREADS, bytes, stream);
     cudaError_t error = open_again(a, stream);
     if (error == cudaSuccess)
-        error = attend_launch((const void *)attend_kernel<D, __nv_bfloat16, false>, &a,
-                              attend->items, THREADS, bytes, stream);
+        error = attend_launch((const void *)attend_kernel<D, T, BASE>, &a, attend->items, THREADS,
+                              bytes, stream);
     if (error != cudaSuccess)
         return error;
     a.second = true;
     a.args.attend.queue = a.again.queue;
     a.args.attend.counter = a.again.turn;
-    return attend_launch((const void *)attend_kernel<D, __nv_bfloat16, true>, &a, attend->items,
-                         THREADS, bytes, stream);
+    return attend_launch((const void *)attend_kernel<D, T, CAREFUL>, &a, attend->items, THREADS,
+                         bytes, stream);
+}
+
+template <int D> cudaError_t attend(const struct attend_cuda *attend, cudaStream_t stream)
+{
+    if (attend->items == 0)
+        return cudaSuccess;
+    return attend->dtype == DRAFTATTN_F16 ? attend_with<D, __half, FOLLOWING>(attend, stream)
+                                          : attend_with<D, __nv_bfloat16, FIXED>(attend, stream);
 }
 
 } // namespace

@@ -24,6 +24,16 @@ enum {
  * closely would only cost rescaling. */
 constexpr float LAZY = 8;
 
+/* A base beyond it is so coarse that its rounding would move the largest weight away from 1. */
+constexpr float FAR = 0x1p22f;
+
+/* What is taken off a row's base-2 logits. */
+enum base_kind {
+    FIXED,     /* the largest of the first step */
+    FOLLOWING, /* the largest so far, but for LAZY */
+    CAREFUL    /* the same, and right where it is far from 0 */
+};
+
 /* ---- which count ---------------------------------------------------------------------------- */
 
 /* Takes out the keys that do not count. valid: those of the first slot | of the second << 8. */
@@ -121,8 +131,20 @@ struct softmax_rows {
     bool moved;
 };
 
+/* Whether something has counted, and so far from 0. */
+DEVICE bool is_far(float base)
+{
+    return fabsf(base) > FAR && base != -INFINITY;
+}
+
+/* A base-2 logit, rounded twice: as CAREFUL has logits and bases. */
+DEVICE float scaled(float sum, float scale, float lift)
+{
+    return at_most_finite(sum * scale) + lift;
+}
+
 /* Largest base-2 logits of the rows, each by its four lanes. */
-template <int N>
+template <base_kind BASE, int N>
 DEVICE void find_largest(const float (&sums)[N], float scale, float lift, float (&top)[2])
 {
 #pragma unroll
@@ -139,12 +161,14 @@ DEVICE void find_largest(const float (&sums)[N], float scale, float lift, float 
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 1));
-        top[h] = fmaf(fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 2)), scale, lift);
+        top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 2));
+        top[h] = BASE == CAREFUL ? scaled(top[h], scale, lift) : fmaf(top[h], scale, lift);
     }
 }
 
-/* All rows of a warp move together: the branch stays uniform. */
-DEVICE void move_base(softmax_rows &rows, const float (&top)[2])
+/* All rows of a warp move together: the branch stays uniform. FOLLOWING makes NaN of what a base
+ * far from 0 has gathered, lest it be lost in the shrinking that it is no use. */
+template <base_kind BASE> DEVICE void move_base(softmax_rows &rows, const float (&top)[2])
 {
     rows.moved = __any_sync(~0u, top[0] - rows.base[0] > LAZY || top[1] - rows.base[1] > LAZY);
     if (!rows.moved)
@@ -154,29 +178,44 @@ DEVICE void move_base(softmax_rows &rows, const float (&top)[2])
         float old = rows.base[h];
         rows.base[h] = fmaxf(old, top[h]);
         rows.shrink[h] = old == -INFINITY ? 0 : exp2_fast(old - rows.base[h]);
-        rows.sum[h] *= rows.shrink[h];
+        rows.sum[h] = BASE == FOLLOWING && is_far(old) ? NAN : rows.sum[h] * rows.shrink[h];
     }
 }
 
-/* Logits to weights, in place: 2^(sums scale + lift - base). FOLLOW: the base follows the maximum,
- * else it is the first step's. */
-template <bool FOLLOW, bool FIRST, int N>
+/* Where a base is far, sums become base-2 logits before it is taken off: their distance is exact
+ * then. Scale and lift are what is left to do. All rows of a warp together. */
+template <int N>
+DEVICE void scale_far(float (&sums)[N], const softmax_rows &rows, float &scale, float &lift)
+{
+    if (!__any_sync(~0u, is_far(rows.base[0]) || is_far(rows.base[1])))
+        return;
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        sums[i] = scaled(sums[i], scale, lift);
+    scale = 1;
+    lift = 0;
+}
+
+/* Logits to weights, in place: 2^(sums scale + lift - base). */
+template <base_kind BASE, bool FIRST, int N>
 DEVICE void soften(float (&sums)[N], softmax_rows &rows, float scale, float lift)
 {
     float top[2];
     rows.moved = false;
     if constexpr (FIRST) {
-        find_largest(sums, scale, lift, rows.base);
-    } else if constexpr (FOLLOW) {
-        find_largest(sums, scale, lift, top);
-        move_base(rows, top);
+        find_largest<BASE>(sums, scale, lift, rows.base);
+    } else if constexpr (BASE != FIXED) {
+        find_largest<BASE>(sums, scale, lift, top);
+        move_base<BASE>(rows, top);
     }
+    if constexpr (BASE == CAREFUL)
+        scale_far(sums, rows, scale, lift);
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         float even = 0, odd = 0;
-        if (FIRST && !FOLLOW && rows.base[h] == -INFINITY)
+        if (FIRST && BASE == FIXED && rows.base[h] == -INFINITY)
             rows.base[h] = 0;
-        float shift = lift - (FOLLOW && rows.base[h] == -INFINITY ? 0 : rows.base[h]);
+        float shift = lift - (BASE != FIXED && rows.base[h] == -INFINITY ? 0 : rows.base[h]);
 #pragma unroll
         for (int g = 0; g < N / 4; g++) {
             float &a = sums[4 * g + 2 * h], &b = sums[4 * g + 2 * h + 1];
