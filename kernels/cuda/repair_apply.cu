@@ -24,10 +24,10 @@
  *   2  four that load ahead                             0.82 ms, 0.117 ms, exact rows included
  *   3  the first rows warm: nothing where repair runs alone; after attention over 12 x 32,768 the
  *      whole of repair goes from 0.305 to 0.295 ms
- * Tried without gain: no hints to the caches (alone -4 % at 24 x 118,784, after attention nothing,
- * at 12 x 32,768 +1 %); with that, blocks that take every so many rows instead of a run of them
- * (alone another -1 to -3 %); three blocks a multiprocessor (+5 %). Without the products it takes
- * 6 % longer: what bounds it is how reads and writes mix in memory.
+ * Tried without gain: no hints to the caches (alone -3 to -4 % at 24 x 118,784; after attention
+ * nothing, at 12 x 32,768 +1 %); with that, blocks that take every so many rows instead of a run of
+ * them (alone another -3 %, at 12 x 32,760 nothing); three blocks a multiprocessor (+5 %). Without
+ * the products it takes 6 % longer: what bounds it is how reads and writes mix in memory.
  */
 #include "mma.cuh"
 #include "repair_cuda.cuh"
