@@ -38,10 +38,10 @@
  *      1.20; what means cost, by fastest tenths taking turns, 5.4 -> 3.1 and 12.2 -> 11.4 %
  *   8  a last step of means as wide as they need: at 90 % 27.26 -> 27.12 ms, and 9.9 -> 9.8 % for
  *      means, by fastest tenths; medians 28.8 -> 28.5 and 11.4 -> 9.0; 75 % and 12 x 32,760 as ever
- * Beside others in one process (tests/bench/compare_gpu.py): 12 x 32,760 dense 768,
- * FlashAttention-4 707, cuDNN 564; 24 x 118,784 dense 706, 645, 614; 90 % 703, 667; with key blocks
- * of 64 709, 569.
- * At 12 x 32,768 and 90 % 631, 605: 26 steps an item leave its beginning and end bare.
+ * Beside others in one process (tests/bench/compare_gpu.py): 12 x 32,760 dense 752,
+ * FlashAttention-4 705, cuDNN 564; 24 x 118,784 dense 734, 686, 623; 90 % 714, 680; with key blocks
+ * of 64 725, 586.
+ * At 12 x 32,768 and 90 % 634, 607: 26 steps an item leave its beginning and end bare.
  *
  * Tried without gain: three stages (-2 to -5 %); passing the turn before or behind the products
  * with values, and no turns at all (+-2 %; at head dim 64 turns gain 3 %); waiting for values
@@ -80,7 +80,7 @@ enum {
 };
 
 /* Sums above it send an item to the second kernel. Far below what floats hold: the weighted values
- * must stay in range too. */
+ * must stay in range too, and do up to 2^63. */
 constexpr float LARGEST_SUM = 0x1p64f;
 
 /* What the first kernel leaves to the second, in the scratch of attend_cuda. */

@@ -24,8 +24,9 @@ enum {
  * closely would only cost rescaling. */
 constexpr float LAZY = 8;
 
-/* A base beyond it is so coarse that its rounding would move the largest weight away from 1. */
-constexpr float FAR = 0x1p22f;
+/* A base beyond it is rounded by 1 and more. That is a factor of all weights of a row, which soon
+ * takes them out of what numbers hold. */
+constexpr float FAR = 0x1p24f;
 
 /* What is taken off a row's base-2 logits. */
 enum base_kind {
@@ -166,8 +167,9 @@ DEVICE void find_largest(const float (&sums)[N], float scale, float lift, float 
     }
 }
 
-/* All rows of a warp move together: the branch stays uniform. FOLLOWING makes NaN of what a base
- * far from 0 has gathered, lest it be lost in the shrinking that it is no use. */
+/* All rows of a warp move together: the branch stays uniform. At a base far from 0, halves may have
+ * been infinite where floats were not: then shrinking would leave a sum, but not o, that looks
+ * right. So FOLLOWING makes it NaN. */
 template <base_kind BASE> DEVICE void move_base(softmax_rows &rows, const float (&top)[2])
 {
     rows.moved = __any_sync(~0u, top[0] - rows.base[0] > LAZY || top[1] - rows.base[1] > LAZY);
@@ -213,8 +215,8 @@ DEVICE void soften(float (&sums)[N], softmax_rows &rows, float scale, float lift
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         float even = 0, odd = 0;
-        if (FIRST && BASE == FIXED && rows.base[h] == -INFINITY)
-            rows.base[h] = 0;
+        if (FIRST && BASE == FIXED && rows.base[h] == -INFINITY) /* no logit is a float */
+            rows.base[h] = NAN;
         float shift = lift - (BASE != FIXED && rows.base[h] == -INFINITY ? 0 : rows.base[h]);
 #pragma unroll
         for (int g = 0; g < N / 4; g++) {

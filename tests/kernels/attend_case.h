@@ -27,6 +27,10 @@ static const double BASE = 4e-5;     /* of o: a weight that is 1 but for the rou
 
 enum layout { HEADS_FIRST, TOKENS_FIRST, ODD, LAYOUTS }; /* ODD: rows of head_dim + 1 */
 
+/* Whose logits are far from 0, where deviation leaves them near. BELOW: all keys but those of the
+ * first block, so far below 0 that their products are no floats; not for float16. */
+enum far { NOWHERE, SOME_ROWS, FIRST_KEYS, LAST_KEYS, BELOW };
+
 struct options {
     int32_t head_dim, batch, heads, video, text, key_block, probes;
     draftattn_dtype dtype, out_dtype;
@@ -34,6 +38,7 @@ struct options {
     bool listed, means, lse, ordered, queued, transposed; /* transposed: o in columns */
     bool no_text;            /* lists have none, and its keys and values are NaN */
     bool nan_query, nan_key; /* one row of the video in head 0 */
+    enum far far;
     enum layout in, out;
     uint64_t seed;
 };
@@ -145,6 +150,28 @@ static std::vector<char> means_of(const struct host_case *c, const std::vector<c
     return means;
 }
 
+/* Rows of q or k times what takes them there. */
+static void take_far(struct host_case *c)
+{
+    const struct options &o = c->options;
+    const int64_t dim = o.head_dim, tokens = c->shape.tokens, rows = c->shape.heads * tokens;
+    const float factor = o.dtype == DRAFTATTN_F16 ? 1e4f : 1e12f;
+
+    for (int64_t i = 0; i < rows * dim; i++) {
+        const int64_t row = i / dim % tokens;
+        const float q = load_from(c->q.data(), o.dtype, i), k = load_from(c->k.data(), o.dtype, i);
+        const bool first = row < o.key_block, last = row >= o.video - o.key_block && row < o.video;
+        if (o.far == SOME_ROWS && row % 3 == 0)
+            store_to(c->q.data(), o.dtype, i, q * factor);
+        if ((o.far == FIRST_KEYS && first) || (o.far == LAST_KEYS && last))
+            store_to(c->k.data(), o.dtype, i, k * factor);
+        if (o.far == BELOW)
+            store_to(c->q.data(), o.dtype, i, fabsf(q) * 0x1p62f);
+        if (o.far == BELOW && !first)
+            store_to(c->k.data(), o.dtype, i, -fabsf(k) * 0x1p62f);
+    }
+}
+
 static struct host_case make_case(const struct options &options)
 {
     struct host_case c = {};
@@ -169,6 +196,8 @@ static struct host_case make_case(const struct options &options)
             memset(c.v.data() + row * bytes, 0xff, (size_t)bytes);
         }
     }
+    if (options.far != NOWHERE)
+        take_far(&c);
     if (options.nan_query)
         memset(c.q.data() + middle * bytes, 0xff, (size_t)bytes);
     if (options.nan_key)

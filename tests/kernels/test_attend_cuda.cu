@@ -345,10 +345,10 @@ static void check_case(struct tally *tally, const struct options &options, int32
         }
         tally_case(tally, ok,
                    "%s: video %d text %d key_block %d batch %d heads %d probes %d type %d out %d "
-                   "deviation %g%s%s%s%s%s%s layouts %d %d: %s",
+                   "deviation %g far %d%s%s%s%s%s%s layouts %d %d: %s",
                    row.name, options.video, options.text, options.key_block, options.batch,
                    options.heads, options.probes, options.dtype, options.out_dtype,
-                   (double)options.deviation, options.listed ? " listed" : "",
+                   (double)options.deviation, options.far, options.listed ? " listed" : "",
                    options.means ? " means" : "", options.lse ? " lse" : "",
                    options.ordered ? " ordered" : "", options.queued ? " queued" : "",
                    options.transposed ? " transposed" : "", options.in, options.out, why);
@@ -472,6 +472,29 @@ static void check_not_numbers(struct tally *tally, int32_t capability)
         options = draw(++number, options);
         options.nan_query = round / 3 % 3 != 1;
         options.nan_key = round / 3 % 3 != 0;
+        check_case(tally, options, capability);
+    }
+}
+
+/* Far from 0 in a part of a case: among rows that are near, before and behind keys that are. */
+static void check_far(struct tally *tally, int32_t capability)
+{
+    uint64_t number = 4000;
+
+    for (int round = 0; round < 48; round++) {
+        struct options options = {};
+        options.video = round % 5 ? 400 : 1000;
+        options.text = round % 3 ? 0 : 77;
+        options.dtype = (draftattn_dtype)(round / 4 % 3);
+        options.head_dim = round / 24 ? 64 : 128;
+        options.key_block = round / 12 % 2 ? 64 : 128;
+        options.far = (enum far)(SOME_ROWS + round % 4);
+        options = draw(++number, options);
+        options.deviation = 1;
+        if (options.far == BELOW) {
+            options.dtype = options.dtype == DRAFTATTN_F16 ? DRAFTATTN_BF16 : options.dtype;
+            options.means = options.listed; /* each row sees the first block */
+        }
         check_case(tally, options, capability);
     }
 }
@@ -606,5 +629,6 @@ int main(int argc, char **argv)
     check_long(&tally, capability);
     check_unlisted_text(&tally, capability);
     check_not_numbers(&tally, capability);
+    check_far(&tally, capability);
     return tally_end(&tally);
 }
