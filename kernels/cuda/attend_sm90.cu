@@ -350,8 +350,9 @@ DEVICE void release(uint64_t *empty)
         mbarrier_arrive(empty);
 }
 
-/* Every warp has read what the producer said of the step, beside the keys. */
-DEVICE void release_keys(uint64_t *empty)
+/* Each warp says so: of queries, and of keys, beside which it reads what the producer said of the
+ * step. */
+DEVICE void release_by_warp(uint64_t *empty)
 {
     if (threadIdx.x % 32 == 0)
         mbarrier_arrive(empty);
@@ -410,7 +411,8 @@ DEVICE void first_step(storage<D> &s, const arguments &a, rows_state<D> &rows, u
     wgmma_commit();
     pass_turn(rows.group);
     wgmma_wait<0>();
-    release_keys(&s.k_empty[at]);
+    release_by_warp(&s.k_empty[at]);
+    release_by_warp(&s.q_empty); /* products have had them: they are read, not just on their way */
     to_weights<D, BASE, true>(a, rows, mask);
 }
 
@@ -434,7 +436,7 @@ DEVICE void next_step(storage<D> &s, const arguments &a, rows_state<D> &rows, ui
     wgmma_commit();
     pass_turn(rows.group);
     wgmma_wait<1>();
-    release_keys(&s.k_empty[at]);
+    release_by_warp(&s.k_empty[at]);
     to_weights<D, BASE, false>(a, rows, mask);
 }
 
@@ -485,7 +487,7 @@ DEVICE void short_step(storage<D> &s, const arguments &a, rows_state<D> &rows, u
     multiply_keys<D, T>(sums, rows.q, s.k[at]);
     wgmma_commit();
     wgmma_wait<0>();
-    release_keys(&s.k_empty[at]);
+    release_by_warp(&s.k_empty[at]);
     settle(sums);
     float lift = prepare_means(sums, a, mask);
     soften<BASE, false>(sums, rows.softmax, a.args.scale_log2, lift);
@@ -577,9 +579,6 @@ DEVICE void consume(storage<D> &s, const arguments &a, int group)
         if (steps.all > 0) {
             mbarrier_wait(&s.q_full, parity_of<1>(queries++));
             read_queries<D>(rows.q, s.q + (group * 64 + threadIdx.x % 128 / 32 * 16) * 128);
-            __syncwarp();
-            if (threadIdx.x % 32 == 0)
-                mbarrier_arrive(&s.q_empty);
             all_steps<D, T, BASE>(s, a, rows, turn, steps);
             turn += steps.all;
         }

@@ -320,6 +320,13 @@ static bool right(const struct host_case *c, const struct device_case *d, const 
     return sqrt(errors) <= 1.5 * sqrt(rounded) + sqrt(slack);
 }
 
+static bool takes(const struct row &row, const struct options &options, int32_t capability)
+{
+    return row.head_dim == options.head_dim && capability >= row.kernel->least &&
+           capability <= row.kernel->most && row.kernel->half == (options.dtype != DRAFTATTN_F32) &&
+           !(row.kernel->aligned && options.in == ODD);
+}
+
 static void check_case(struct tally *tally, const struct options &options, int32_t capability)
 {
     const struct host_case c = make_case(options);
@@ -327,9 +334,7 @@ static void check_case(struct tally *tally, const struct options &options, int32
     struct device_case d = upload_case(&c);
 
     for (const auto &row : kernels) {
-        if (row.head_dim != options.head_dim || capability < row.kernel->least ||
-            capability > row.kernel->most || row.kernel->half == (options.dtype == DRAFTATTN_F32) ||
-            (row.kernel->aligned && options.in == ODD))
+        if (!takes(row, options, capability))
             continue;
         const struct outputs a = run_case(&d, row.kernel, 0xff), b = run_case(&d, row.kernel, 0);
         char why[256] = "";
@@ -499,6 +504,40 @@ static void check_far(struct tally *tally, int32_t capability)
     }
 }
 
+/* Items that end after one step or two, many for each multiprocessor, so that what is copied for
+ * the next follows hard on what is read: the same to the bit each time. */
+static void check_repeats(struct tally *tally, int32_t capability)
+{
+    enum { RUNS = 20 };
+
+    for (int round = 0; round < 8; round++) {
+        struct options options = {};
+        options.batch = 1;
+        options.heads = 264;
+        options.video = round / 4 ? 128 : 250;
+        options.key_block = 128;
+        options.dtype = round / 2 % 2 ? DRAFTATTN_F16 : DRAFTATTN_BF16;
+        options.out_dtype = options.dtype;
+        options.head_dim = round % 2 ? 64 : 128;
+        options.deviation = 1;
+        const struct host_case c = make_case(options);
+        struct device_case d = upload_case(&c);
+        for (const auto &row : kernels) {
+            if (!takes(row, options, capability))
+                continue;
+            const struct outputs first = run_case(&d, row.kernel, 0xff);
+            int differ = 0;
+            for (int run = 1; run < RUNS; run++) {
+                differ += run_case(&d, row.kernel, 0).o != first.o;
+            }
+            tally_case(tally, differ == 0,
+                       "%s: 264 heads x %d tokens, type %d: %d of %d runs differ", row.name,
+                       options.video, options.dtype, differ, RUNS);
+        }
+        free_case(&d);
+    }
+}
+
 /* --- time --------------------------------------------------------------------------------- */
 
 /* Of `total` key blocks each row lists as many as the density says, drawn at random. */
@@ -630,5 +669,6 @@ int main(int argc, char **argv)
     check_unlisted_text(&tally, capability);
     check_not_numbers(&tally, capability);
     check_far(&tally, capability);
+    check_repeats(&tally, capability);
     return tally_end(&tally);
 }
