@@ -350,8 +350,8 @@ DEVICE void release(uint64_t *empty)
         mbarrier_arrive(empty);
 }
 
-/* Each warp says so: of queries, and of keys, beside which it reads what the producer said of the
- * step. */
+/* Each warp says so: of items, of queries, and of keys, beside which it reads what the producer
+ * said of the step. */
 DEVICE void release_by_warp(uint64_t *empty)
 {
     if (threadIdx.x % 32 == 0)
@@ -564,8 +564,7 @@ DEVICE void consume(storage<D> &s, const arguments &a, int group)
         mbarrier_wait(&s.tile_full[slot], parity_of<TILES>(tile));
         int place = uniform(s.item[slot]);
         __syncwarp();
-        if (threadIdx.x % 32 == 0)
-            mbarrier_arrive(&s.tile_empty[slot]);
+        release_by_warp(&s.tile_empty[slot]);
         if (place < 0)
             return;
         attend_item item = item_at(a.args.attend, place);

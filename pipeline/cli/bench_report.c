@@ -5,11 +5,10 @@
  */
 #include "bench_report.h"
 
+#include "../io/json_file.h"
 #include "../machine.h"
 
 #include <draftattn.h>
-
-#include <cjson/cJSON.h>
 
 #include <inttypes.h>
 #include <math.h>
@@ -342,7 +341,7 @@ bool bench_report_json(FILE *out, const struct bench_report *report, struct erro
     cJSON *break_even = cJSON_AddArrayToObject(root, "break_even");
     for (int i = 0; i < report->break_even_count; i++)
         json_break_even(break_even, &report->break_evens[i]);
-    char *text = cJSON_PrintUnformatted(root);
+    char *text = json_print(root, false);
     cJSON_Delete(root);
     if (!text)
         return error_out_of_memory(error, "the JSON report", 65536);

@@ -531,8 +531,8 @@ static void check_repeats(struct tally *tally, int32_t capability)
                 differ += run_case(&d, row.kernel, 0).o != first.o;
             }
             tally_case(tally, differ == 0,
-                       "%s: 264 heads x %d tokens, type %d: %d of %d runs differ", row.name,
-                       options.video, options.dtype, differ, RUNS);
+                       "%s: %d heads x %d tokens, type %d: %d of %d runs differ", row.name,
+                       options.heads, options.video, options.dtype, differ, RUNS);
         }
         free_case(&d);
     }
